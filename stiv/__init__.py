@@ -1,0 +1,6 @@
+"""STIV (arXiv 2412.07730) in pure torch: model, flow, guidance, frames, checkpoints."""
+
+from .config import MODELS, STIVConfig
+from .model import STIVTransformer
+
+__all__ = ["MODELS", "STIVConfig", "STIVTransformer"]

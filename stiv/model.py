@@ -1,0 +1,364 @@
+"""The STIV diffusion transformer (arXiv 2412.07730, section 3).
+
+PixArt-alpha's blocks with temporal attention in between; every ablation of the paper is a switch
+of `STIVConfig`. Shapes: x_BCTHW latents, x_BTSD tokens (S = tokens of one frame).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .config import STIVConfig
+from .layers import (
+    SINUSOID_WIDTH,
+    Attention,
+    CrossAttention,
+    Mlp,
+    SelfAttention,
+    gelu,
+    modulate,
+    norm,
+    sinusoid,
+)
+from .rope import rope_1d, rope_2d, sincos_1d, sincos_2d
+
+MICRO_CONDITIONS = {"size": 2, "crop": 2, "stride": 1, "frames": 1}
+"""The columns of `micro`, in order: original height and width, crop top and left, frame stride,
+number of frames."""
+
+
+class STIVBlock(nn.Module):
+    """Spatial attention, temporal attention, cross-attention to the text, FFN."""
+
+    def __init__(self, config: STIVConfig, operations: Any, **factory):
+        super().__init__()
+        self.config = config
+        parts = modulation_parts(config)
+        if config.shared_adaln:
+            self.modulation_table = nn.Parameter(torch.empty(parts, config.width, **factory))
+        else:
+            self.modulation = operations.Linear(config.width, parts * config.width, **factory)
+        self.spatial_attn = SelfAttention(config, operations, **factory)
+        if config.temporal_attention:
+            self.temporal_attn = SelfAttention(config, operations, **factory)
+        self.cross_attn = CrossAttention(config, operations, **factory)
+        hidden = int(config.width * config.mlp_ratio)
+        self.mlp = Mlp(config.width, hidden, config.width, gelu(), operations, **factory)
+
+    def forward(
+        self,
+        x_BTSD: Tensor,
+        condition_B1D: Tensor,
+        text_BLD: Tensor,
+        text_mask: Tensor | None,
+        positions: Positions,
+        attention: Attention,
+    ) -> Tensor:
+        x, post = x_BTSD, norm if self.config.sandwich_norm else nn.Identity()
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp, *temporal = (
+            self.modulations(condition_B1D)
+        )
+        h = modulate(norm(x), shift_attn, scale_attn)
+        x = x + gate_attn * post(self.spatial_attn(h, positions.space_table, attention))
+        if self.config.temporal_attention:
+            x = x + self.over_time(x, gate_attn, temporal, positions, attention)
+        x = x + self.cross_attn(x, text_BLD, text_mask, attention)
+        return x + gate_mlp * post(self.mlp(modulate(norm(x), shift_mlp, scale_mlp)))
+
+    def modulations(self, condition: Tensor) -> list[Tensor]:
+        """The shifts, scales and gates, (B, 1, 1, D) each."""
+        if self.config.shared_adaln:
+            parts_BPD = condition + self.modulation_table.to(condition)
+        else:
+            parts_BPD = self.modulation(condition).unflatten(-1, (-1, self.config.width))[:, 0]
+        return [part[:, None, None] for part in parts_BPD.unbind(1)]
+
+    def over_time(self, x, gate_attn, temporal, positions, attention) -> Tensor:
+        """The temporal branch: ungated in the paper, other gates as ablations."""
+        gate = self.config.temporal_gate
+        h = x if gate == "spatial" else norm(x)
+        if gate == "own":
+            shift, scale, gate_time = temporal
+            h = modulate(h, shift, scale)
+        if positions.time_embedding is not None:
+            h = h + positions.time_embedding
+        h = self.temporal_attn(
+            h, positions.time_table, attention, over_time=True, is_causal=self.config.temporal_causal
+        )
+        h = norm(h) if self.config.sandwich_norm else h
+        return h if gate == "none" else h * (gate_time if gate == "own" else gate_attn)
+
+
+def modulation_parts(config: STIVConfig) -> int:
+    """Shift, scale, gate for spatial attention and for the FFN; as many for a gated temporal one."""
+    return 9 if config.temporal_gate == "own" else 6
+
+
+class Positions:
+    """Where the tokens of one forward pass are: rotary tables, or embeddings for sin-cos."""
+
+    def __init__(self, config: STIVConfig, grid: tuple[int, int, int], like: Tensor):
+        T, H, W = grid
+        place = (like.device, like.dtype)
+        self.space_table = self.time_table = self.space_embedding = self.time_embedding = None
+        theta, space, time = config.rope_theta, config.space_scale, config.time_scale
+        if config.position == "rope":
+            # (2, N, 1, d): the 1 broadcasts over heads
+            self.space_table = rope_2d(H, W, config.head_dim, theta, space, *place)[:, :, None]
+            self.time_table = rope_1d(T, config.head_dim, theta, time, *place)[:, :, None]
+        else:
+            self.space_embedding = sincos_2d(
+                H, W, config.width, space, config.sincos_base, theta, *place
+            )
+            if config.temporal_attention:
+                self.time_embedding = sincos_1d(T, config.width, time, theta, *place)[:, None]
+
+    def after_first_block(self) -> Positions:
+        """Sin-cos frames are told apart in the first block only, as in STDiT."""
+        if self.time_embedding is None:
+            return self
+        rest = Positions.__new__(Positions)
+        rest.__dict__.update(self.__dict__, time_embedding=None)
+        return rest
+
+    def kept(self, keep_BK: Tensor, frames: int) -> Positions:
+        """The positions of the spatial tokens that masking leaves, one row for each frame."""
+        if self.space_table is None:
+            return self
+        rest = Positions.__new__(Positions)
+        table = self.space_table[:, keep_BK.repeat_interleave(frames, 0)]
+        rest.__dict__.update(self.__dict__, space_table=table)
+        return rest
+
+
+class STIVTransformer(nn.Module):
+    """F(x_t, text, image, t) -> velocity; the image condition is frames of x given clean."""
+
+    def __init__(
+        self,
+        config: STIVConfig,
+        *,
+        operations: Any = nn,
+        attention: Attention | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.config, self.dtype = config, dtype
+        self.attention = attention or F.scaled_dot_product_attention
+        self.checkpoint: Callable[..., Tensor] | None = None
+        factory = {"device": device, "dtype": dtype}
+        D = config.width
+
+        def embed(inner: int, activation: nn.Module) -> Mlp:
+            return Mlp(inner, D, D, activation, operations, **factory)
+
+        patch_volume = config.latent_channels * config.temporal_patch * config.patch**2
+        self.patch_embed = operations.Linear(patch_volume, D, **factory)
+        self.time_embed = embed(SINUSOID_WIDTH, nn.SiLU())
+        self.text_embed = embed(config.text_width, gelu())
+        if config.pooled_width:
+            self.pooled_embed = embed(config.pooled_width, nn.SiLU())
+        if config.micro_conditions:
+            self.micro_embed = nn.ModuleDict(
+                {
+                    name: embed(n * SINUSOID_WIDTH, nn.SiLU())
+                    for name, n in MICRO_CONDITIONS.items()
+                }
+            )
+        if config.image_cross_attention:
+            self.image_embed = operations.Linear(
+                config.latent_channels * config.patch**2, D, **factory
+            )
+        if config.shared_adaln:
+            self.modulation = operations.Linear(D, modulation_parts(config) * D, **factory)
+        self.blocks = nn.ModuleList(
+            STIVBlock(config, operations, **factory) for _ in range(config.depth)
+        )
+        if config.mask_decoder_blocks:
+            self.mask_token = nn.Parameter(torch.empty(D, **factory))
+            self.decoder_blocks = nn.ModuleList(
+                STIVBlock(config, operations, **factory) for _ in range(config.mask_decoder_blocks)
+            )
+        self.final = FinalLayer(D, patch_volume, operations, **factory)
+
+    def forward(
+        self,
+        x_BCTHW: Tensor,
+        t_B: Tensor,
+        text_BLD: Tensor,
+        *,
+        text_mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+        micro: Tensor | None = None,
+        image: Tensor | None = None,
+        keep: Tensor | None = None,
+        attention: Attention | None = None,
+    ) -> Tensor:
+        """Velocity v = data - noise of the latents at time t (paper section 3).
+
+        x_BCTHW: latents with the conditioning frames already replaced; any T, H, W >= 1 (padded
+        to the patch by repetition inside, cropped after). t_B: in [0, 1], 1 = data.
+        text_BLD: (B, L, text_width); text_mask (B, L): nonzero = a real token; a row without any
+        attends to all. pooled: (B, pooled_width), None = zeros. micro: (B, 6), see
+        `MICRO_CONDITIONS`, None = as x is. image: (B, C, H, W) clean image for the
+        cross-attention ablation. keep: (B, K) the spatial tokens that masked training keeps.
+        Raises ValueError for shapes that do not fit the config.
+        """
+        config = self.config
+        self._check(x_BCTHW, text_BLD, keep)
+        x, grid = patchify(x_BCTHW, config.patch, config.temporal_patch)
+        positions = Positions(config, grid, x)
+        x = self.patch_embed(x)
+        if positions.space_embedding is not None:
+            x = x + positions.space_embedding
+        condition = self.condition(x_BCTHW, t_B, pooled, micro)
+        text, mask = self.context(text_BLD, text_mask, image)
+        shared = self._shared_modulation(condition)
+
+        def run(blocks, x, positions):
+            rest = positions.after_first_block()
+            for i, block in enumerate(blocks):
+                args = (x, shared, text, mask, rest if i else positions, attention or self.attention)
+                x = block(*args) if self.checkpoint is None else self.checkpoint(block, *args)
+            return x
+
+        if keep is None:
+            x = run(self.blocks, x, positions)
+        else:
+            kept = torch.take_along_dim(x, keep[:, None, :, None], dim=2)
+            kept = run(self.blocks, kept, positions.kept(keep, x.shape[1]))
+            x = self._unmask(kept, keep, x.shape, positions)
+        if config.mask_decoder_blocks:
+            x = run(self.decoder_blocks, x, positions.after_first_block())
+        x = self.final(x, condition)
+        return unpatchify(x, grid, config, x_BCTHW.shape)
+
+    def condition(self, x_BCTHW, t_B, pooled, micro) -> Tensor:
+        """(B, 1, D) singleton condition: time + pooled text + micro conditions."""
+        part = norm if self.config.condition_norm else nn.Identity()
+        # the timestep as the field embeds it: 0 (data) to 1000 (noise)
+        total = part(self.time_embed(sinusoid(1000 * (1 - t_B)).to(x_BCTHW.dtype)))
+        if self.config.pooled_width:
+            if pooled is None:
+                pooled = x_BCTHW.new_zeros(x_BCTHW.shape[0], self.config.pooled_width)
+            total = total + part(self.pooled_embed(pooled))
+        if self.config.micro_conditions:
+            if micro is None:
+                T, H, W = x_BCTHW.shape[2:]
+                micro = x_BCTHW.new_tensor([[8 * H, 8 * W, 0, 0, 1, T]], dtype=torch.float32)
+            columns = micro.split(list(MICRO_CONDITIONS.values()), dim=1)
+            for name, values in zip(MICRO_CONDITIONS, columns, strict=True):
+                embedded = sinusoid(values).flatten(1).to(x_BCTHW.dtype)
+                total = total + part(self.micro_embed[name](embedded))
+        return total[:, None]
+
+    def context(self, text_BLD, text_mask, image) -> tuple[Tensor, Tensor | None]:
+        """Projected text (and image) tokens (B, L, D) with their mask (B, 1, 1, L) or None."""
+        context = self.text_embed(text_BLD)
+        mask = None
+        if text_mask is not None:
+            mask = text_mask.bool()
+            mask = mask | ~mask.any(-1, keepdim=True)  # softmax over nothing would be NaN
+        if self.config.image_cross_attention and image is not None:
+            tokens, _ = patchify(image[:, :, None], self.config.patch, 1)
+            context = torch.cat([context, self.image_embed(tokens[:, 0])], dim=1)
+            if mask is not None:
+                mask = F.pad(mask, (0, tokens.shape[2]), value=True)
+        return context, None if mask is None else mask[:, None, None]
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """PixArt-alpha's initialisation: xavier, small embeddings, zero output."""
+        for name, parameter in self.named_parameters():
+            if name == "mask_token" or (name.endswith("weight") and "_embed." in name):
+                nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif name.endswith("_table"):
+                std = self.config.width**-0.5
+                nn.init.normal_(parameter, std=std, generator=generator)
+            elif name.endswith("norm.weight"):
+                nn.init.ones_(parameter)
+            elif parameter.ndim == 2:
+                nn.init.xavier_uniform_(parameter, generator=generator)
+            else:
+                nn.init.zeros_(parameter)
+        nn.init.xavier_uniform_(self.patch_embed.weight, generator=generator)
+        for block in [*self.blocks, *getattr(self, "decoder_blocks", [])]:
+            nn.init.zeros_(block.cross_attn.proj.weight)
+        for module in [self, *self.blocks]:
+            if hasattr(module, "modulation"):
+                nn.init.normal_(module.modulation.weight, std=0.02, generator=generator)
+        nn.init.zeros_(self.final.linear.weight)
+
+    def _shared_modulation(self, condition_B1D: Tensor) -> Tensor:
+        activated = F.silu(condition_B1D)
+        if not self.config.shared_adaln:
+            return activated
+        return self.modulation(activated).unflatten(-1, (-1, self.config.width))[:, 0]
+
+    def _unmask(self, kept, keep_BK, shape, positions) -> Tensor:
+        """Put the kept tokens back in place; the mask token stands for the others."""
+        fill = self.mask_token.to(kept)
+        if positions.space_embedding is not None:
+            fill = fill + positions.space_embedding
+        index = keep_BK[:, None, :, None].expand_as(kept)
+        return fill.expand(shape).scatter(2, index, kept)
+
+    def _check(self, x_BCTHW: Tensor, text_BLD: Tensor, keep: Tensor | None) -> None:
+        config = self.config
+        if x_BCTHW.ndim != 5 or x_BCTHW.shape[1] != config.latent_channels:
+            raise ValueError(
+                f"latents have shape {tuple(x_BCTHW.shape)}: "
+                f"expected (batch, {config.latent_channels}, frames, height, width)"
+            )
+        if text_BLD.ndim != 3 or text_BLD.shape[2] != config.text_width:
+            raise ValueError(
+                f"text has shape {tuple(text_BLD.shape)}: "
+                f"expected (batch, tokens, {config.text_width})"
+            )
+        if keep is not None and not config.mask_decoder_blocks:
+            raise ValueError("keep was given, but mask_decoder_blocks is 0: nothing unmasks")
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and projection to patches."""
+
+    def __init__(self, width: int, outer: int, operations: Any, **factory):
+        super().__init__()
+        self.modulation_table = nn.Parameter(torch.empty(2, width, **factory))
+        self.linear = operations.Linear(width, outer, **factory)
+
+    def forward(self, x_BTSD: Tensor, condition_B1D: Tensor) -> Tensor:
+        shift, scale = (condition_B1D + self.modulation_table.to(condition_B1D)).unbind(1)
+        return self.linear(modulate(norm(x_BTSD), shift[:, None, None], scale[:, None, None]))
+
+
+def patchify(x_BCTHW: Tensor, p: int, pt: int) -> tuple[Tensor, tuple[int, int, int]]:
+    """Tokens (B, T/pt, H/p * W/p, C * pt * p * p) and their grid; short ends are repeated."""
+    T, H, W = x_BCTHW.shape[2:]
+    ends = (0, -W % p, 0, -H % p, 0, -T % pt)
+    if any(ends):
+        x_BCTHW = F.pad(x_BCTHW, ends, mode="replicate")
+    grid = (-(-T // pt), -(-H // p), -(-W // p))
+    tokens = rearrange(
+        x_BCTHW, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=p, pw=p
+    )
+    return tokens, grid
+
+
+def unpatchify(x_BTSP: Tensor, grid: tuple[int, int, int], config: STIVConfig, shape) -> Tensor:
+    """Latents of `shape` from tokens whose channels are ordered (pt ph pw c), as in PixArt."""
+    x = rearrange(
+        x_BTSP,
+        "b t (h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
+        h=grid[1],
+        pt=config.temporal_patch,
+        ph=config.patch,
+        pw=config.patch,
+    )
+    return x[:, :, : shape[2], : shape[3], : shape[4]]
