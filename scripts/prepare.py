@@ -260,14 +260,19 @@ def prepare_own_venv() -> Path:
     return make_venv(venv, Path(sys.executable))
 
 
+def site_packages(python: Path) -> list[str]:
+    code = "import site; print(*site.getsitepackages(), sep='\\n')"
+    done = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
 def overlay(base: Path) -> Path:
     """An environment that sees everything of `base` and holds the test tools on top of it."""
-    code = "import sysconfig as s; print(*{s.get_path('purelib'), s.get_path('platlib')}, sep='\\n')"
-    seen = subprocess.run([str(base), "-c", code], check=True, capture_output=True, text=True)
     venv = cache_dir() / f"tools-{hashlib.sha256(str(base).encode()).hexdigest()[:12]}"
     python = make_venv(venv, base)
-    own = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
-    write_atomic(Path(own.stdout.splitlines()[0]) / "comfyui_host.pth", seen.stdout)
+    seen, own = site_packages(base), site_packages(python)
+    lines = [f"import site; site.addsitedir({folder!r})\n" for folder in seen]
+    write_atomic(Path(own[0]) / "comfyui_host.pth", "".join(lines))
     install(python, venv, [("the test tools", [f"-r{TEST_REQUIREMENTS}"])])
     return python
 
