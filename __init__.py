@@ -1,16 +1,22 @@
 """ComfyUI-STIV: the extension's entry point.
 
-ComfyUI imports this folder as a package and reads the two names below. Tools that import it
-without ComfyUI (test collection, linters, packagers) get an importable, empty package.
+ComfyUI reads the two names below. Nothing is imported before it asks for the nodes, so that tools
+without a ComfyUI (test collection, linters, packagers) can import this folder as well.
 """
 
-import importlib.util
+import logging
 
-__all__ = ["WEB_DIRECTORY"]
+__all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 
 WEB_DIRECTORY = "./js"
 
-if __package__ and importlib.util.find_spec("comfy_api") is not None:
-    from .nodes import comfy_entrypoint
 
-    __all__ += ["comfy_entrypoint"]
+async def comfy_entrypoint():
+    """The ComfyExtension with every node of the pack."""
+    try:
+        from .nodes import comfy_entrypoint as entrypoint
+    except Exception:
+        # the host reports the message alone; a report from a user needs the traceback
+        logging.exception("ComfyUI-STIV could not be imported")
+        raise
+    return await entrypoint()

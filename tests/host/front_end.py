@@ -1,0 +1,124 @@
+"""Drive ComfyUI's real front end in a headless Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+
+from scripts.host import PACK_NAME, ComfyServer
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-proxy-server",
+]
+READY = "() => window.app?.extensionManager && app.graph"
+SETTLE_MS = 1500  # the front end asks for its last resources a moment after it is usable
+
+
+class FrontEnd:
+    """One page on a server: load workflows, run them, read what the console said.
+
+    `errors` holds console errors and uncaught exceptions, each with the path it came from.
+    """
+
+    def __init__(self, page: Page, server: ComfyServer) -> None:
+        self.page, self.server = page, server
+        self.errors: list[str] = []
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            path = urlsplit(message.location.get("url", ""))
+            self.errors.append(f"{message.text} [{path.path}?{path.query}]")
+
+    def open(self, *, vue_nodes: bool = False) -> FrontEnd:
+        """(Re)open the page on an empty graph; `vue_nodes` chooses the Nodes 2.0 renderer."""
+        settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue_nodes}
+        self.server.post("/settings", settings)
+        self.page.goto(self.server.url)
+        self.page.wait_for_function(READY, timeout=120_000)
+        self.page.wait_for_timeout(SETTLE_MS)
+        self.page.evaluate("app.graph.clear()")
+        return self
+
+    def load(self, name: str) -> None:
+        """Open a workflow of the pack from the server's templates, as the artist does."""
+        self.page.evaluate(
+            """async ([pack, name]) => {
+                const answer = await fetch(`/api/workflow_templates/${pack}/${name}.json`);
+                if (!answer.ok) throw new Error(`${name}.json: HTTP ${answer.status}`);
+                await app.loadGraphData(await answer.json(), true, true, name);
+            }""",
+            [PACK_NAME, name],
+        )
+
+    def missing_nodes(self) -> list[str]:
+        """Types in the graph, subgraphs included, that the front end does not know."""
+        return self.page.evaluate(
+            """() => {
+                const known = LiteGraph.registered_node_types;
+                const walk = graph => graph.nodes.flatMap(
+                    node => node.subgraph ? walk(node.subgraph) : [node]);
+                return walk(app.graph).filter(n => !known[n.type]).map(n => n.type);
+            }"""
+        )
+
+    def prompt(self) -> dict[str, Any]:
+        """The API-format prompt that the front end makes of the open graph."""
+        return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def press_run(self) -> str:
+        """Press the Run button; returns the prompt's id."""
+        with self.page.expect_response(
+            lambda answer: (
+                urlsplit(answer.url).path.endswith("/prompt") and answer.request.method == "POST"
+            ),
+            timeout=60_000,
+        ) as queued:
+            self.page.get_by_role("button", name="Run", exact=True).click()
+        answer = queued.value.json()
+        assert "prompt_id" in answer, answer
+        return answer["prompt_id"]
+
+    def wait_for_preview(self, filename: str) -> None:
+        """Wait until a saved file shows in the graph as a loaded picture or video."""
+        self.page.wait_for_function(
+            """name => [...document.querySelectorAll("video, img")].some(element =>
+                   element.src.includes(name) && (element.readyState >= 2 || element.naturalWidth))
+               || app.graph.nodes.some(node => node.imgs?.some(
+                   image => image.src?.includes(name) && image.naturalWidth))""",
+            arg=filename,
+            timeout=60_000,
+        )
+
+    def screenshot(self, path: Path) -> None:
+        self.page.evaluate(
+            "app.canvas.ds && app.extensionManager.command.execute('Comfy.Canvas.FitView')"
+        )
+        self.page.wait_for_timeout(500)
+        self.page.screenshot(path=path)
+
+
+@contextmanager
+def front_end(server: ComfyServer, chromium: str) -> Iterator[FrontEnd]:
+    """A browser with one page; both are closed at the end."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            page = browser.new_page(viewport={"width": 1600, "height": 900})
+            yield FrontEnd(page, server)
+        finally:
+            browser.close()
