@@ -1,0 +1,315 @@
+"""The model card: everything a checkpoint says of itself, as one checked value."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from .config import MODELS, STIVConfig
+from .header import parse_json
+from .shapes import expected_shapes
+from .text_encoder import TextEncoderConfig, Tokenizer
+
+FORMAT = "1"
+
+LATENT_SPACES: dict[str, dict[str, Any]] = {
+    "sd": {"name": "sd", "channels": 4, "scale": 0.18215, "shift": 0.0, "downscale": 8},
+    "sdxl": {"name": "sdxl", "channels": 4, "scale": 0.13025, "shift": 0.0, "downscale": 8},
+    "sd3": {"name": "sd3", "channels": 16, "scale": 1.5305, "shift": 0.0609, "downscale": 8},
+    "flux": {"name": "flux", "channels": 16, "scale": 0.3611, "shift": 0.1159, "downscale": 8},
+}
+"""Public latent spaces. The model sees (vae_latent - shift) * scale; `downscale` is pixels per
+latent pixel. A custom space has the same keys; scale and shift may then be one per channel."""
+
+TEXT_ENCODERS: dict[str, dict[str, Any]] = {
+    "clip_g": {"encoder": "clip_g", "width": 1280, "pooled_width": 1280, "max_tokens": 77},
+    "t5xxl": {"encoder": "t5xxl", "width": 4096, "pooled_width": 0, "max_tokens": 256},
+}
+"""Public text encoders. Others are "nano" (ours, inside the file) and "custom" (any of the
+right widths)."""
+
+RANGES = ("height", "width", "frames", "stride")
+_JSON_FIELDS = ("config", "latents", "text", "tasks", "training")
+
+
+@dataclass(frozen=True)
+class Card:
+    """The metadata of a checkpoint, parsed and checked against each other.
+
+    Raises:
+        ValueError: naming the field and the value that is missing or wrong.
+    """
+
+    config: STIVConfig
+    """The network."""
+    latents: dict[str, Any]
+    """The latent space: name, channels, scale, shift, downscale; see `LATENT_SPACES`."""
+    text: dict[str, Any]
+    """The text encoder: encoder, width, pooled_width, max_tokens; "nano" travels in the file and
+    has config and vocab too; see `TEXT_ENCODERS`."""
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    """What it was trained for: task, and [lowest, highest] height, width (pixels), frames and
+    stride."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Provenance: data set name and digest, recipe, steps, parents' tensor hashes."""
+    modelspec: dict[str, str] = field(default_factory=dict)
+    """The public modelspec keys, without their prefix: title, license, date, …"""
+    tensor_hash: str | None = None
+    """SHA-256 of the tensors, see `stiv.checkpoint.tensor_hash`; set on writing."""
+    inferred: tuple[str, ...] = ()
+    """For a file without our metadata: what was taken from the shapes or assumed."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.config, STIVConfig):
+            raise ValueError(f"config is {_short(self.config)}: expected a STIVConfig")
+        _check_latents(self.latents, self.config)
+        _check_text(self.text, self.config)
+        _check_tasks(self.tasks)
+        _expect(isinstance(self.training, Mapping), "training", self.training, "a table")
+        for key, value in self.modelspec.items():
+            _expect(isinstance(value, str), f"modelspec.{key}", value, "a text")
+        if self.tensor_hash is not None:
+            good = isinstance(self.tensor_hash, str) and re.fullmatch(
+                "[0-9a-f]{64}", self.tensor_hash
+            )
+            _expect(bool(good), "tensor_hash", self.tensor_hash, "64 hexadecimal digits")
+
+    @cached_property
+    def text_encoder_config(self) -> TextEncoderConfig | None:
+        """Sizes of the text encoder inside the file, None if there is none."""
+        return TextEncoderConfig.from_dict(self.text["config"]) if "config" in self.text else None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer inside the file, None if there is none."""
+        if "vocab" not in self.text:
+            return None
+        return Tokenizer(self.text["vocab"], self.text["max_tokens"])
+
+    @property
+    def size(self) -> str:
+        """The name of the config in `MODELS`, or "custom"."""
+        return next((name for name, config in MODELS.items() if config == self.config), "custom")
+
+    @property
+    def parameters(self) -> int:
+        """Number of the model's parameters."""
+        return sum(math.prod(shape) for shape in expected_shapes(self.config).values())
+
+    def to_metadata(self) -> dict[str, str]:
+        """The card as the file's metadata, in a fixed order."""
+        values = {"config": self.config.to_dict()}
+        values |= {name: getattr(self, name) for name in _JSON_FIELDS[1:]}
+        metadata = {"stiv.format": FORMAT}
+        for name, value in values.items():
+            metadata[f"stiv.{name}"] = json.dumps(
+                value, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+            )
+        if self.tensor_hash is not None:
+            metadata["stiv.tensor_hash"] = self.tensor_hash
+        spec = {"sai_model_spec": "1.0.1", "architecture": "stiv", **self.modelspec}
+        return metadata | {f"modelspec.{key}": value for key, value in spec.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Card:
+        """The card of a file's metadata.
+
+        Raises:
+            ValueError: naming the key that is missing, cannot be parsed or has a bad value.
+        """
+        version = metadata.get("stiv.format")
+        if version != FORMAT:
+            raise ValueError(
+                f"stiv.format is {_short(version)}: expected {FORMAT!r}; update the pack if the "
+                "file is newer"
+            )
+        values: dict[str, Any] = {}
+        for name in _JSON_FIELDS:
+            key = f"stiv.{name}"
+            if key not in metadata:
+                if name in ("config", "latents", "text"):
+                    raise ValueError(f"{key} is missing from the metadata")
+                continue
+            try:
+                values[name] = parse_json(metadata[key])
+            except ValueError as error:
+                raise ValueError(f"{key} is no valid JSON: {error}") from None
+        values["config"] = STIVConfig.from_dict(values["config"])
+        values["modelspec"] = {
+            key.removeprefix("modelspec."): value
+            for key, value in metadata.items()
+            if key.startswith("modelspec.")
+        }
+        return cls(**values, tensor_hash=metadata.get("stiv.tensor_hash"))
+
+    def summary(self) -> str:
+        """The card as a few lines for people."""
+        config, text, latents = self.config, self.text, self.latents
+        kind = "video" if config.temporal_attention else "image"
+        title = self.modelspec.get("title") or f"STIV {self.size}"
+        width = f"width {text['width']}"
+        if text["pooled_width"]:
+            width += f", pooled {text['pooled_width']}"
+        where = "inside the file" if "vocab" in text else "to be loaded beside it"
+        lines = [
+            f"{title}: {kind} model of {_count(self.parameters)} parameters",
+            f"size: {self.size}, {config.depth} blocks, width {config.width}, {config.heads} heads",
+            f"trained for: {'; '.join(map(_task_line, self.tasks)) or 'not stated'}",
+            f"latent space: {latents['name']}, {latents['channels']} channels, "
+            f"{latents['downscale']} pixels per latent",
+            f"text encoder: {text['encoder']} ({where}), {width}, "
+            f"up to {text['max_tokens']} tokens",
+            f"licence: {self.modelspec.get('license') or 'not stated'}",
+        ]
+        lines += [f"{key}: {_plain(value)}" for key, value in self.training.items()]
+        lines.append(f"tensor hash: {self.tensor_hash or 'not stated'}")
+        lines += [f"note: {note}" for note in self.inferred]
+        return "\n".join(_printable(line) for line in lines)
+
+
+def infer_card(config: STIVConfig, notes: list[str]) -> Card:
+    """A card for a model that came without one: usual latents and text encoder of its widths."""
+    spaces = {4: "sd", 16: "sd3"}
+    name = spaces.get(config.latent_channels, "custom")
+    latents = LATENT_SPACES.get(name) or {
+        "name": "custom",
+        "channels": config.latent_channels,
+        "scale": 1.0,
+        "shift": 0.0,
+        "downscale": 8,
+    }
+    widths = {"width": config.text_width, "pooled_width": config.pooled_width}
+    encoder = next(
+        (key for key, value in TEXT_ENCODERS.items() if value["width"] == config.text_width),
+        "custom",
+    )
+    text = {"encoder": encoder, "max_tokens": 77, **TEXT_ENCODERS.get(encoder, {}), **widths}
+    notes = [
+        "the file has no STIV metadata; the network was read from its tensors",
+        *notes,
+        f"latent space taken to be {name}, text encoder {encoder}",
+    ]
+    return Card(config=config, latents=dict(latents), text=text, inferred=tuple(notes))
+
+
+def _check_latents(latents: Any, config: STIVConfig) -> None:
+    _expect(isinstance(latents, Mapping), "latents", latents, "a table")
+    for key in ("name", "channels", "scale", "shift", "downscale"):
+        _expect(key in latents, f"latents.{key}", None, "a value")
+    names = (*LATENT_SPACES, "custom")
+    name, channels = latents["name"], latents["channels"]
+    _expect(name in names, "latents.name", name, f"one of {', '.join(names)}")
+    _expect(
+        type(channels) is int and channels == config.latent_channels,
+        "latents.channels", channels, f"the config's {config.latent_channels}",
+    )  # fmt: skip
+    for key in ("scale", "shift"):
+        value = latents[key]
+        many = isinstance(value, list) and len(value) == channels
+        _expect(
+            all(map(_finite, value)) if many else _finite(value),
+            f"latents.{key}", value, f"a finite number or {channels} of them",
+        )  # fmt: skip
+        _expect(
+            key == "shift" or (all(value) if many else bool(value)),
+            "latents.scale", value, "no zero",
+        )  # fmt: skip
+    downscale = latents["downscale"]
+    _expect(_integer(downscale, 1, 64), "latents.downscale", downscale, "an integer from 1 to 64")
+
+
+def _check_text(text: Any, config: STIVConfig) -> None:
+    _expect(isinstance(text, Mapping), "text", text, "a table")
+    for key in ("encoder", "width", "pooled_width", "max_tokens"):
+        _expect(key in text, f"text.{key}", None, "a value")
+    names = (*TEXT_ENCODERS, "nano", "custom")
+    _expect(text["encoder"] in names, "text.encoder", text["encoder"], f"one of {', '.join(names)}")
+    for key, wanted in (("width", config.text_width), ("pooled_width", config.pooled_width)):
+        good = type(text[key]) is int and text[key] == wanted
+        _expect(good, f"text.{key}", text[key], f"the config's {wanted}")
+    _expect(
+        _integer(text["max_tokens"], 2, 4096),
+        "text.max_tokens", text["max_tokens"], "an integer from 2 to 4096",
+    )  # fmt: skip
+    if "config" not in text and "vocab" not in text:
+        return
+    for key, kind in (("config", Mapping), ("vocab", list)):
+        _expect(isinstance(text.get(key), kind), f"text.{key}", text.get(key), "both or neither")
+    encoder = TextEncoderConfig.from_dict(text["config"])
+    ids = len(Tokenizer(text["vocab"], text["max_tokens"]))
+    for key, value, wanted in (
+        ("width", encoder.width, text["width"]),
+        ("max_tokens", encoder.max_tokens, text["max_tokens"]),
+        ("vocab_size", encoder.vocab_size, ids),
+    ):
+        _expect(value == wanted, f"text.config.{key}", value, f"{wanted}, as the rest of text says")
+    _expect(
+        text["pooled_width"] in (0, encoder.width),
+        "text.pooled_width", text["pooled_width"], f"the encoder's width {encoder.width}, or 0",
+    )  # fmt: skip
+
+
+def _check_tasks(tasks: Any) -> None:
+    _expect(isinstance(tasks, list | tuple) and len(tasks) <= 1000, "tasks", tasks, "a list")
+    for i, task in enumerate(tasks):
+        good = isinstance(task, Mapping) and isinstance(task.get("task"), str)
+        _expect(good, f"tasks[{i}]", task, "a table with the task's name under 'task'")
+        for key in RANGES:
+            value = task.get(key, [1, 1])
+            good = isinstance(value, list | tuple) and len(value) == 2
+            good = good and all(_integer(n, 1, 2**20) for n in value) and value[0] <= value[1]
+            _expect(good, f"tasks[{i}].{key}", value, "[lowest, highest], both at least 1")
+
+
+def _expect(good: bool, name: str, value: Any, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{name} is {_short(value)}: expected {expected}")
+
+
+def _integer(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+def _finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e9  # false for NaN too
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _count(n: int) -> str:
+    for unit, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if n >= unit:
+            return f"{n / unit:.2f}".rstrip("0").rstrip(".") + f" {name}"
+    return str(n)
+
+
+def _task_line(task: Mapping[str, Any]) -> str:
+    def span(key: str) -> str:
+        low, high = task[key]
+        return str(low) if low == high else f"{low}–{high}"
+
+    parts = []
+    if "width" in task and "height" in task:
+        parts.append(f"{span('width')} × {span('height')} px")
+    if "frames" in task:
+        parts.append(f"{span('frames')} frames")
+    if "stride" in task:
+        parts.append(f"stride {span('stride')}")
+    return f"{task['task']} ({', '.join(parts)})" if parts else task["task"]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _printable(line: str) -> str:
+    line = "".join(c if c.isprintable() else " " for c in line)
+    return line if len(line) <= 400 else line[:400] + "…"

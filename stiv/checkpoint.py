@@ -1,0 +1,328 @@
+"""Checkpoints: one safetensors file with the model, its card and, all in one, text encoder and VAE.
+
+Tensor names are the model's own, or in an all-in-one file begin with `diffusion_model.`,
+`text_encoder.` or `vae.`. Files that ComfyUI's own save nodes wrote (their prefixes, no metadata
+of ours) are read too; their card then says what had to be assumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .card import Card, infer_card
+from .header import DTYPES, CheckpointError, Header, read_header
+from .shapes import (
+    Shapes,
+    count_blocks,
+    expected_shapes,
+    expected_text_shapes,
+    foreign_family,
+    infer_config,
+    looks_like_stiv,
+)
+
+__all__ = [
+    "Card",
+    "CheckpointError",
+    "expected_shapes",
+    "read_card",
+    "read_checkpoint",
+    "tensor_hash",
+    "write_checkpoint",
+]
+
+PARTS = ("diffusion_model", "text_encoder", "vae")
+WEIGHT_DTYPES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+
+# Prefixes in the file, ours first, then those of ComfyUI's save nodes.
+_PREFIXES = {
+    "diffusion_model.": "diffusion_model",
+    "text_encoder.": "text_encoder",
+    "vae.": "vae",
+    "model.diffusion_model.": "diffusion_model",
+    "first_stage_model.": "vae",
+    "cond_stage_model.": "text_encoder",
+}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_CHUNK_BYTES = 16 * 2**20
+_GET_AGAIN = "get the file again from its source"
+
+Path_ = str | os.PathLike[str]
+Names = dict[str, dict[str, str]]  # part -> name within the part -> name in the file
+
+
+def read_card(path: Path_) -> Card:
+    """The card of a checkpoint; reads and checks the header only, no tensor.
+
+    Raises:
+        CheckpointError: when the file is not a sound STIV checkpoint.
+    """
+    return _inspect(path)[0]
+
+
+def read_checkpoint(
+    path: Path_, *, verify: bool = False
+) -> tuple[Card, dict[str, dict[str, Tensor]]]:
+    """The card and the tensors of a checkpoint, memory-mapped: they are read when used.
+
+    Args:
+        path: the file.
+        verify: read all of it and compare its tensor hash with the card's.
+
+    Returns:
+        The card, and for "diffusion_model", "text_encoder" and "vae" the tensors by their names
+        within the part; a part that the file has not is empty.
+
+    Raises:
+        CheckpointError: when the file is not a sound STIV checkpoint.
+    """
+    card, names = _inspect(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            parts = {
+                part: {name: file.get_tensor(stored) for name, stored in table.items()}
+                for part, table in names.items()
+            }
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}; {_GET_AGAIN}") from error
+    if verify:
+        _verify(path, card, names, parts)
+    return card, parts
+
+
+def write_checkpoint(
+    path: Path_,
+    card: Card,
+    diffusion_model: Mapping[str, Tensor],
+    text_encoder: Mapping[str, Tensor] | None = None,
+    vae: Mapping[str, Tensor] | None = None,
+) -> Card:
+    """Writes a checkpoint atomically: on any failure the file that was there stays.
+
+    Equal contents give equal files, byte for byte.
+
+    Args:
+        path: the file to write; its folder must exist.
+        card: what the file says of itself; its `tensor_hash` is computed anew.
+        diffusion_model: the model's tensors; with the other two left out they are stored bare.
+        text_encoder: tensors of the small text encoder, whose config and vocab the card holds.
+        vae: tensors of a VAE.
+
+    Returns:
+        The card as it will be read, with its hash.
+
+    Raises:
+        CheckpointError: when the tensors do not fit the card.
+        ValueError: when the card holds a value that JSON has not.
+        OSError: when the file cannot be written.
+    """
+    given = dict(zip(PARTS, (diffusion_model, text_encoder or {}, vae or {}), strict=True))
+    bare = not text_encoder and not vae
+    tensors: dict[str, Tensor] = {}
+    for part, table in given.items():
+        shapes = {name: tuple(tensor.shape) for name, tensor in table.items()}
+        dtypes = {name: _dtype_name(path, name, tensor) for name, tensor in table.items()}
+        _check_part(path, card, part, shapes, dtypes, remedy="write it with this model's own card")
+        tensors |= {name if bare else f"{part}.{name}": tensor for name, tensor in table.items()}
+    metadata = replace(card, tensor_hash=tensor_hash(tensors)).to_metadata()
+    card = Card.from_metadata(metadata)  # before writing: what cannot be read back is not written
+    _write_atomically(Path(os.path.realpath(path)), metadata, tensors)
+    return card
+
+
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes in name order, as 64 hexadecimal digits.
+
+    For every tensor, sorted by name (code points): the line `["name","dtype",[shape]]` as compact
+    JSON in UTF-8 with the file format's dtype name, a newline, and the little-endian bytes. Names
+    are those in the file, prefixes included; the order within the file does not matter.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        line = [name, _DTYPE_NAMES[tensor.dtype], list(tensor.shape)]
+        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+        digest.update(text.encode() + b"\n")
+        for chunk in _chunks(tensor):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _inspect(path: Path_) -> tuple[Card, Names]:
+    """The card and where each tensor is, after every check that the header allows."""
+    header = read_header(path)
+    names = _split(path, header)
+    ours = any(key.startswith("stiv.") for key in header.metadata)
+    shapes = {
+        part: {name: header.tensors[stored].shape for name, stored in table.items()}
+        for part, table in names.items()
+    }
+    if not ours and not looks_like_stiv(shapes["diffusion_model"]):
+        raise CheckpointError(path, _not_ours(header))
+    try:
+        if ours:
+            card = Card.from_metadata(header.metadata)
+        else:
+            card = infer_card(*infer_config(shapes["diffusion_model"]))
+    except ValueError as error:
+        raise CheckpointError(path, f"bad model card: {error}; {_GET_AGAIN}") from error
+    if not ours and names["text_encoder"]:  # useless without the vocabulary in the metadata
+        note = "text encoder in the file left out: its vocabulary was not saved with it"
+        card = replace(card, inferred=(*card.inferred, note))
+        names["text_encoder"], shapes["text_encoder"] = {}, {}
+    for part in PARTS:
+        dtypes = {name: header.tensors[stored].dtype for name, stored in names[part].items()}
+        _check_part(path, card, part, shapes[part], dtypes)
+    return card, names
+
+
+def _split(path: Path_, header: Header) -> Names:
+    names: Names = {part: {} for part in PARTS}
+    for stored in header.tensors:
+        prefix = next((p for p in _PREFIXES if stored.startswith(p)), "")
+        part, name = _PREFIXES.get(prefix, "diffusion_model"), stored.removeprefix(prefix)
+        if name in names[part]:
+            raise CheckpointError(
+                path, f"tensor {name} of the {part} is there twice, as {names[part][name]} and "
+                f"{stored}; {_GET_AGAIN}",
+            )  # fmt: skip
+        names[part][name] = stored
+    return names
+
+
+def _not_ours(header: Header) -> str:
+    family = foreign_family(header.tensors)
+    if family:
+        return f"is not a STIV model but looks like {family[0]}; load it with {family[1]}"
+    stated = header.metadata.get("modelspec.architecture")
+    hint = f"its metadata says {stated[:60]!r}" if stated else f"{_some(list(header.tensors))}"
+    return f"is not a STIV model ({hint}); choose a checkpoint that was saved by STIV"
+
+
+def _check_part(
+    path: Path_,
+    card: Card,
+    part: str,
+    shapes: Shapes,
+    dtypes: Mapping[str, str],
+    remedy: str = _GET_AGAIN,
+) -> None:
+    """Compares a part's tensors with what the card asks for; the VAE is the host's to judge."""
+    if part == "vae" or (part == "text_encoder" and not shapes):
+        return
+    if part == "diffusion_model":
+        for stack, wanted in (
+            ("blocks", card.config.depth),
+            ("decoder_blocks", card.config.mask_decoder_blocks),
+        ):
+            # Compared first, so that a card cannot ask for a network much larger than the file.
+            found = count_blocks(shapes, stack)
+            if found != wanted:
+                raise CheckpointError(
+                    path, f"holds {found} {stack}, its config says {wanted}; {remedy}"
+                )
+        expected = expected_shapes(card.config)
+    elif card.text_encoder_config is None:
+        raise CheckpointError(
+            path,
+            f"holds a text encoder, but stiv.text has no config and vocab for it; {remedy}",
+        )
+    else:
+        expected = expected_text_shapes(card.text_encoder_config)
+
+    problems = []
+    if missing := [name for name in expected if name not in shapes]:
+        problems.append(f"{len(missing)} missing ({_some(missing)})")
+    if unknown := [name for name in shapes if name not in expected]:
+        problems.append(f"{len(unknown)} unknown ({_some(unknown)})")
+    if wrong := [
+        f"{name} is {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]:
+        problems.append(f"{len(wrong)} of the wrong shape ({_some(wrong)})")
+    if odd := [f"{name} is {dtypes[name]}" for name in shapes if dtypes[name] not in WEIGHT_DTYPES]:
+        problems.append(f"{len(odd)} not of dtype {', '.join(WEIGHT_DTYPES)} ({_some(odd)})")
+    if problems:
+        raise CheckpointError(
+            path,
+            f"tensors of the {part} do not fit its config: {'; '.join(problems)}; {remedy}",
+        )
+
+
+def _verify(path: Path_, card: Card, names: Names, parts: Mapping[str, Mapping[str, Tensor]]):
+    if card.tensor_hash is None:
+        raise CheckpointError(path, "has no tensor hash to verify; save it with STIV first")
+    found = tensor_hash(
+        {stored: parts[part][name] for part in PARTS for name, stored in names[part].items()}
+    )
+    if found != card.tensor_hash:
+        raise CheckpointError(
+            path,
+            f"its tensors hash to {found}, its card says {card.tensor_hash}: they were changed or "
+            f"damaged; {_GET_AGAIN}",
+        )
+
+
+def _write_atomically(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]):
+    # Wide dtypes first keeps every tensor aligned; names make the order, and so the file, fixed.
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    position = 0
+    for name in order:
+        end = position + tensors[name].numel() * tensors[name].dtype.itemsize
+        entries[name] = {
+            "dtype": _DTYPE_NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for name in order:
+                for chunk in _chunks(tensors[name]):
+                    file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name too must survive a power cut
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _chunks(tensor: Tensor) -> Iterator[memoryview]:
+    """The bytes of a tensor, a few megabytes at a time."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    view = memoryview(flat.numpy())
+    for start in range(0, len(view), _CHUNK_BYTES):
+        yield view[start : start + _CHUNK_BYTES]
+
+
+def _dtype_name(path: Path_, name: str, tensor: Tensor) -> str:
+    if tensor.dtype not in _DTYPE_NAMES:
+        raise CheckpointError(path, f"tensor {name} has dtype {tensor.dtype}, which is not written")
+    return _DTYPE_NAMES[tensor.dtype]
+
+
+def _some(items: list[str]) -> str:
+    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")
