@@ -132,7 +132,9 @@ class STIVConfig:
             raise ValueError(f"STIVConfig: expected a mapping of fields, got {values!r:.80}")
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise ValueError(f"STIVConfig has no field {unknown[0]!r} (value {values[unknown[0]]!r})")
+            raise ValueError(
+                f"STIVConfig has no field {unknown[0]!r} (value {values[unknown[0]]!r})"
+            )
         return cls(**values)
 
 

@@ -89,14 +89,18 @@ class STIVBlock(nn.Module):
         if positions.time_embedding is not None:
             h = h + positions.time_embedding
         h = self.temporal_attn(
-            h, positions.time_table, attention, over_time=True, is_causal=self.config.temporal_causal
+            h,
+            positions.time_table,
+            attention,
+            over_time=True,
+            is_causal=self.config.temporal_causal,
         )
         h = norm(h) if self.config.sandwich_norm else h
         return h if gate == "none" else h * (gate_time if gate == "own" else gate_attn)
 
 
 def modulation_parts(config: STIVConfig) -> int:
-    """Shift, scale, gate for spatial attention and for the FFN; as many for a gated temporal one."""
+    """Shift, scale and gate for spatial attention and FFN; three more for a gated temporal one."""
     return 9 if config.temporal_gate == "own" else 6
 
 
@@ -167,10 +171,7 @@ class STIVTransformer(nn.Module):
             self.pooled_embed = embed(config.pooled_width, nn.SiLU())
         if config.micro_conditions:
             self.micro_embed = nn.ModuleDict(
-                {
-                    name: embed(n * SINUSOID_WIDTH, nn.SiLU())
-                    for name, n in MICRO_CONDITIONS.items()
-                }
+                {name: embed(n * SINUSOID_WIDTH, nn.SiLU()) for name, n in MICRO_CONDITIONS.items()}
             )
         if config.image_cross_attention:
             self.image_embed = operations.Linear(
@@ -225,7 +226,14 @@ class STIVTransformer(nn.Module):
         def run(blocks, x, positions):
             rest = positions.after_first_block()
             for i, block in enumerate(blocks):
-                args = (x, shared, text, mask, rest if i else positions, attention or self.attention)
+                args = (
+                    x,
+                    shared,
+                    text,
+                    mask,
+                    rest if i else positions,
+                    attention or self.attention,
+                )
                 x = block(*args) if self.checkpoint is None else self.checkpoint(block, *args)
             return x
 
