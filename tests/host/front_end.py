@@ -88,7 +88,7 @@ class FrontEnd:
             ),
             timeout=60_000,
         ) as queued:
-            self.page.get_by_role("button", name="Run", exact=True).click()
+            self.page.get_by_test_id("queue-button").click()
         answer = queued.value.json()
         assert "prompt_id" in answer, answer
         return answer["prompt_id"]

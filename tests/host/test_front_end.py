@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.host import ComfyServer
+from scripts.host import PACK_NAME, ComfyServer
 from tests.host.front_end import FrontEnd, front_end
 from tests.host.shipped import NAMES
 from tests.hosting import find_chromium
@@ -65,7 +65,7 @@ def test_the_front_end_queues_what_the_other_tests_run(
     browser.open()
     browser.load(name)
     shown = browser.prompt()
-    workflow = server.get(f"/workflow_templates/ComfyUI-STIV/{name}.json")
+    workflow = server.get(f"/api/workflow_templates/{PACK_NAME}/{name}.json")
     queued = server.to_prompt(workflow)
     for prompt in (shown, queued):
         for node in prompt.values():

@@ -18,7 +18,7 @@ def test_workflow_renders_the_size_length_and_rate_it_asks_for(
     path: Path, server: ComfyServer
 ) -> None:
     run = server.run_workflow(path)
-    prompt = server.to_prompt(server.get(f"/workflow_templates/{PACK_NAME}/{path.name}"))
+    prompt = server.to_prompt(server.get(f"/api/workflow_templates/{PACK_NAME}/{path.name}"))
     asked = next(n["inputs"] for n in prompt.values() if n["class_type"] == "STIVEmptyLatent")
     rates = [n["inputs"]["fps"] for n in prompt.values() if n["class_type"] == "CreateVideo"]
     for file in run.files:
