@@ -48,6 +48,8 @@ class FrontEnd:
         """(Re)open the page on an empty graph; `vue_nodes` chooses the Nodes 2.0 renderer."""
         settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue_nodes}
         self.server.post("/settings", settings)
+        if self.page.url != "about:blank":  # else the page reopens what it showed last
+            self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
         self.page.goto(self.server.url)
         self.page.wait_for_function(READY, timeout=120_000)
         self.page.wait_for_timeout(SETTLE_MS)
