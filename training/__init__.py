@@ -1,0 +1,1 @@
+"""Training side of the pack: data, tasks, loop, evaluation. Never imported by the nodes."""

@@ -1,0 +1,232 @@
+"""Clips of the shapes domain as VAE latents on disk, in shards, and what reads them.
+
+A shard is a safetensors file with `latents` (n, C, T, H, W) float16, as the VAE gives them, and
+`seeds` (n,) int64; scenes and captions are regenerated from the seeds. Its metadata says what it
+was made with, and a shard made with anything else is made again. `stats.json` holds each latent
+channel's mean and deviation over the training clips.
+
+Legend: n clips, C channels, T frames, H, W latent height and width.
+
+    python -m training.cache --vae vae.safetensors --out latents --train 10000 --held-out 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .shapes import DOMAIN_VERSION
+from .shapes.captions import caption
+from .shapes.render import render_clips
+from .shapes.scene import Scene, scene_from_seed
+from .vae import TinyVAE, load_vae, to_images, vae_hash
+
+log = logging.getLogger("training.cache")
+
+_STATS = "stats.json"
+_CHUNK = 8  # clips that pass through the VAE at once
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Clips to the model's latents and back: model latent = (VAE latent - shift) * scale.
+
+    `shift` and `scale` hold one number per latent channel, as in a checkpoint's card. With
+    `low_precision` the VAE runs in bfloat16 autocast.
+    """
+
+    vae: TinyVAE
+    shift: Sequence[float]
+    scale: Sequence[float]
+    low_precision: bool = False
+
+    @torch.inference_mode()
+    def encode(self, clips: np.ndarray) -> Tensor:
+        """uint8 (n, T, 8H, 8W, 3) to float32 latents (n, C, T, H, W)."""
+        parts = []
+        for chunk in np.array_split(clips, max(1, -(-len(clips) // _CHUNK))):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
+                z = self.vae.encode(to_images(chunk)).float()
+            parts.append(z.unflatten(0, (len(chunk), -1)).transpose(1, 2))
+        z = torch.cat(parts)
+        return (z - _per_channel(self.shift)) * _per_channel(self.scale)
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """float (n, C, T, H, W) latents to clips: uint8 (n, T, 8H, 8W, 3)."""
+        z = latents.float() / _per_channel(self.scale) + _per_channel(self.shift)
+        parts = []
+        for chunk in z.split(_CHUNK):
+            frames = chunk.transpose(1, 2).flatten(0, 1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
+                image = self.vae.decode(frames).float()
+            levels = image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+            parts.append(levels.permute(0, 2, 3, 1).unflatten(0, (len(chunk), -1)))
+        return torch.cat(parts).contiguous().numpy()
+
+
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the clips of a cache were made with; part of every shard's metadata."""
+
+    vae: str  # SHA-256 of the VAE's tensors
+    domain: int = DOMAIN_VERSION
+    frames: int = 16
+    size: int = 64
+
+
+def encode_clips(
+    vae: TinyVAE,
+    out: Path,
+    split: str,
+    count: int,
+    *,
+    frames: int = 16,
+    size: int = 64,
+    shard: int = 500,
+    low_precision: bool = True,
+) -> list[Path]:
+    """Renders and encodes the clips of seeds 0 … count - 1 of a split; returns the shards' paths.
+
+    Shards that are there and were made the same way are kept, so a stopped run is taken up where
+    it ended and a larger `count` adds to a cache.
+    """
+    provenance = json.dumps(asdict(Provenance(vae=vae_hash(vae), frames=frames, size=size)))
+    codec = Codec(vae, [0.0], [1.0], low_precision)
+    out.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for first in range(0, count, shard):
+        seeds = range(first, min(first + shard, count))
+        path = out / f"{split}-{first:06d}.safetensors"
+        paths.append(path)
+        metadata = {"split": split, "clips": str(len(seeds)), "provenance": provenance}
+        if path.exists() and _metadata(path) == metadata:
+            continue
+        began = time.monotonic()
+        latents = torch.cat(
+            [
+                codec.encode(render_clips([scene_from_seed(s, split) for s in chunk], frames, size))
+                for chunk in (seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK))
+            ]
+        )
+        tensors = {"latents": latents.half().contiguous(), "seeds": torch.tensor(seeds)}
+        part = path.with_suffix(".part")
+        save_file(tensors, part, metadata)
+        os.replace(part, path)
+        log.info("%s: %.1f clips/s", path.name, len(seeds) / (time.monotonic() - began))
+    return paths
+
+
+def write_stats(out: Path, shards: Sequence[Path]) -> dict:
+    """Writes each channel's mean and deviation over the shards to `stats.json`; returns them."""
+    total, squares, count = 0.0, 0.0, 0
+    for path in shards:
+        z = load_file(path)["latents"].double()
+        total = total + z.sum((0, 2, 3, 4))
+        squares = squares + z.square().sum((0, 2, 3, 4))
+        count += z.numel() // z.shape[1]
+    mean = total / count
+    deviation = (squares / count - mean.square()).sqrt()
+    stats = {"mean": mean.tolist(), "std": deviation.tolist(), "values": count}
+    stats["provenance"] = json.loads(_metadata(shards[0])["provenance"])
+    part = out / (_STATS + ".part")
+    part.write_text(json.dumps(stats, indent=1))
+    os.replace(part, out / _STATS)
+    return stats
+
+
+class LatentCache:
+    """The clips of a split, normalised for the model, with their captions and scenes.
+
+    The latents are per frame, so playing a clip backwards is exact: with `reverse`, clips follow
+    that are another's reversal, captioned as what they then show. A reversal that no motion
+    describes (growing) or whose combination is held out is left out.
+
+    Raises ValueError when a shard is missing or the shards were not made alike.
+    """
+
+    def __init__(self, directory: Path | str, split: str = "train", *, reverse: bool = False):
+        directory = Path(directory)
+        shards = sorted(directory.glob(f"{split}-*.safetensors"))
+        if not shards or not (directory / _STATS).exists():
+            raise ValueError(f"{directory} holds no finished {split!r} clips: encode them first")
+        stats = json.loads((directory / _STATS).read_text())
+        for path in shards:
+            if json.loads(_metadata(path)["provenance"]) != stats["provenance"]:
+                raise ValueError(f"{path} and {_STATS} were not made alike: encode again")
+        parts = [load_file(path) for path in shards]
+        self.split = split
+        self.provenance = Provenance(**stats["provenance"])
+        self.shift: list[float] = stats["mean"]
+        self.scale: list[float] = [1 / s for s in stats["std"]]
+        self._latents = torch.cat([p["latents"] for p in parts])
+        self._seeds = torch.cat([p["seeds"] for p in parts]).tolist()
+        count = len(self._seeds)
+        self._clips = [(row, False) for row in range(count)]
+        if reverse:
+            self._clips += [(row, True) for row in range(count) if self._is_reversible(row)]
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def _is_reversible(self, row: int) -> bool:
+        scene = scene_from_seed(self._seeds[row], self.split).reverse()
+        return scene is not None and scene.is_held_out() == (self.split == "held_out")
+
+    def latents(self, index: Sequence[int] | np.ndarray | Tensor) -> Tensor:
+        """Clips by index: float32 (n, C, T, H, W), each channel of mean 0 and deviation 1."""
+        chosen = [self._clips[int(i)] for i in index]
+        z = self._latents[[row for row, _ in chosen]].float()
+        for k, (_, is_reversed) in enumerate(chosen):
+            if is_reversed:
+                z[k] = z[k].flip(1)
+        return (z - _per_channel(self.shift)) * _per_channel(self.scale)
+
+    def scene(self, index: int) -> Scene:
+        """The scene that a clip shows."""
+        row, is_reversed = self._clips[int(index)]
+        scene = scene_from_seed(self._seeds[row], self.split)
+        return scene.reverse() if is_reversed else scene
+
+    def caption(self, index: int, rng: np.random.Generator, *, still: bool = False) -> str:
+        """A random caption of the clip, or of a single frame of it (`still`: no motion)."""
+        return caption(self.scene(index), rng, still=still)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.cache", description=__doc__)
+    parser.add_argument("--vae", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train", type=int, default=10000, help="clips of the training split")
+    parser.add_argument("--held-out", type=int, default=256, help="clips of the held-out split")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    vae = load_vae(args.vae)
+    encode_clips(vae, args.out, "held_out", args.held_out)
+    shards = encode_clips(vae, args.out, "train", args.train)
+    log.info("stats %s", json.dumps(write_stats(args.out, shards)))
+
+
+if __name__ == "__main__":
+    main()

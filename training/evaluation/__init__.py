@@ -1,0 +1,1 @@
+"""Deterministic evaluation of what a model of the shapes domain generates."""

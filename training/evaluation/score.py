@@ -1,0 +1,194 @@
+"""Scores generated clips against the scenes their prompts describe.
+
+`evaluate` asks a `Generate` function for text-to-video, image-to-video and interpolation on prompts
+whose combinations were held out of training, and `report` prints the table and, as the last line,
+one JSON object. Run as a module it scores the scorer itself, on rendered clips and on the VAE's
+reconstructions of them: the ceiling of any model.
+
+    python -m training.evaluation.score --count 256 --vae vae.safetensors
+
+Legend: n clips, C channels, T frames, H, W pixels, h, w latent height and width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..cache import Codec
+from ..shapes.captions import held_out_prompts
+from ..shapes.render import render_clips
+from ..shapes.scene import DIRECTIONS, Scene
+from ..vae import load_vae
+from .recognise import colour_of, recognise
+
+#: (prompts, clean, frame_mask, seed) -> clips uint8 (n, T, H, W, 3). `clean` holds the given
+#: frames as model latents (n, C, T, h, w), zeros elsewhere, and `frame_mask` (n, T) is True where
+#: a frame is given; both are None for text-to-video.
+Generate = Callable[[Sequence[str], Tensor | None, Tensor | None, int], np.ndarray]
+
+Scores = dict[str, float | int]
+
+
+def score_clips(clips: np.ndarray, scenes: Sequence[Scene]) -> Scores:
+    """Shares of clips (n, T, H, W, 3) that show what their one-object scenes say.
+
+    `direction` is taken over the scenes whose motion is one of the four directions, `motion` over
+    all; `all` is the share of clips with everything right.
+    """
+    if len(clips) != len(scenes) or any(len(s.objects) != 1 for s in scenes):
+        raise ValueError(
+            f"{len(clips)} clips for {len(scenes)} scenes: need one scene of one object each"
+        )
+    hits = {key: [] for key in ("colour", "background", "shape", "direction", "motion", "all")}
+    for clip, scene in zip(clips, scenes, strict=True):
+        seen, wanted = recognise(clip), scene.objects[0]
+        right = {
+            "colour": seen.colour == wanted.colour,
+            "background": seen.background == scene.background,
+            "shape": seen.shape == wanted.shape,
+            "motion": seen.motion == wanted.motion,
+        }
+        for key, value in right.items():
+            hits[key].append(value)
+        hits["all"].append(all(right.values()))
+        if wanted.motion in DIRECTIONS:
+            hits["direction"].append(right["motion"])
+    return {"clips": len(clips), **{key: _share(values) for key, values in hits.items()}}
+
+
+def score_image_to_video(clips: np.ndarray, given: np.ndarray, scenes: Sequence[Scene]) -> Scores:
+    """How clips (n, T, H, W, 3) keep their given first frames (n, H, W, 3).
+
+    `frame_exact` is the share of clips whose first frame is the given one bit for bit,
+    `frame_error` the largest difference in levels, `colour_kept` the share whose object has the
+    scene's colour in the frames after it.
+    """
+    error = np.abs(clips[:, 0].astype(int) - given.astype(int)).max(axis=(1, 2, 3))
+    kept = [colour_of(c[1:]) == s.objects[0].colour for c, s in zip(clips, scenes, strict=True)]
+    return {
+        "clips": len(clips),
+        "frame_exact": _share(error == 0),
+        "frame_error": int(error.max()),
+        "colour_kept": _share(kept),
+    }
+
+
+def score_interpolation(clips: np.ndarray, truth: np.ndarray, given: np.ndarray) -> Scores:
+    """PSNR in dB of the frames between given ones, against that of linear blending.
+
+    clips and truth are (n, T, H, W, 3); given (T,) is True where a frame was given. Blending gets
+    the true given frames, and frames outside the outermost given ones are not scored.
+    """
+    at = np.flatnonzero(given)
+    if len(at) < 2:
+        raise ValueError(f"{len(at)} given frames: interpolation needs at least two")
+    between = [t for t in range(at[0], at[-1]) if not given[t]]
+    scores = {"clips": len(clips)}
+    for name, frames in (("psnr", clips), ("psnr_blend", blend(truth, given))):
+        error = frames[:, between].astype(np.float64) - truth[:, between]
+        each = 10 * np.log10(255.0**2 / np.maximum((error**2).mean((1, 2, 3, 4)), 1e-3))
+        scores[name] = round(float(each.mean()), 2)
+    return scores
+
+
+def blend(clips: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Clips (n, T, H, W, 3) with all frames but the given (T,) blended from their neighbours,
+    float32; before the first and after the last given frame it is repeated."""
+    at = np.flatnonzero(given)
+    place = np.clip(np.arange(len(given)), at[0], at[-1])
+    after = np.minimum(np.searchsorted(at, place, side="left"), len(at) - 1)
+    before = np.maximum(np.searchsorted(at, place, side="right") - 1, 0)
+    width = np.maximum(at[after] - at[before], 1)
+    share = ((place - at[before]) / width).astype(np.float32)[:, None, None, None]
+    return clips[:, at[before]] * (1 - share) + clips[:, at[after]] * share
+
+
+def evaluate(
+    generate: Generate,
+    codec: Codec,
+    *,
+    count: int = 256,
+    seed: int = 0,
+    frames: int = 16,
+    size: int = 64,
+    batch: int = 32,
+) -> dict[str, Scores]:
+    """Scores a model on `count` held-out prompts: text to video, image to video, interpolation
+    between every second frame. Deterministic when `generate` is."""
+    pairs = held_out_prompts(count, seed)
+    prompts, scenes = [p for p, _ in pairs], [s for _, s in pairs]
+    truth = render_clips(scenes, frames, size)
+
+    def run(given: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The generated clips, and the clips that the given latents decode to."""
+        made, exact = [], []
+        for first in range(0, count, batch):
+            part = slice(first, min(first + batch, count))
+            clean = mask = None
+            if len(given):
+                mask = torch.zeros(part.stop - part.start, frames, dtype=torch.bool)
+                mask[:, list(given)] = True
+                clean = codec.encode(truth[part]) * mask[:, None, :, None, None]
+                exact.append(codec.decode(clean))
+            made.append(generate(prompts[part], clean, mask, seed + first))
+        return np.concatenate(made), np.concatenate(exact) if exact else truth
+
+    results = {"text_to_video": score_clips(run([])[0], scenes)}
+    clips, exact = run([0])
+    results["image_to_video"] = {
+        **score_clips(clips, scenes),
+        **score_image_to_video(clips, exact[:, 0], scenes),
+    }
+    every_second = np.arange(frames) % 2 == 0
+    clips, _ = run(np.flatnonzero(every_second).tolist())
+    results["interpolation"] = score_interpolation(clips, truth, every_second)
+    return results
+
+
+def table(results: dict[str, Scores]) -> str:
+    """The results as a Markdown table: shares in percent, the rest as it is."""
+    lines = ["| task | figure | value |", "| --- | --- | --- |"]
+    for task, scores in results.items():
+        for name, value in scores.items():
+            is_share = isinstance(value, float) and not name.startswith("psnr")
+            shown = f"{100 * value:.1f} %" if is_share else str(value)
+            lines.append(f"| {task.replace('_', ' ')} | {name.replace('_', ' ')} | {shown} |")
+    return "\n".join(lines)
+
+
+def report(results: dict[str, Scores], out: TextIO = sys.stdout) -> None:
+    """Prints the table and, as the last line, the results as one JSON object."""
+    out.write(f"{table(results)}\n\n{json.dumps(results)}\n")
+
+
+def _share(values: Sequence[bool] | np.ndarray) -> float:
+    return round(float(np.mean(values)), 4) if len(values) else float("nan")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluation.score", description=__doc__
+    )
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--vae", type=Path, help="also score this VAE's reconstructions")
+    args = parser.parse_args(argv)
+    scenes = [scene for _, scene in held_out_prompts(args.count)]
+    clips = render_clips(scenes)
+    results = {"rendered": score_clips(clips, scenes)}
+    if args.vae:
+        codec = Codec(load_vae(args.vae), [0.0], [1.0])
+        results["reconstructed"] = score_clips(codec.decode(codec.encode(clips)), scenes)
+    report(results)
+
+
+if __name__ == "__main__":
+    main()

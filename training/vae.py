@@ -1,0 +1,342 @@
+"""The nano's per-frame VAE: a small TAESD, trained on rendered frames and exported in its format.
+
+TAESD (the layout of the exported file, and what the host runs) is 64 channels wide everywhere.
+Most of that width is not needed for shapes of one colour, so the network is trained narrow, and
+exported with zeros around its weights: a zero channel stays zero through convolution and ReLU, so
+the wide network is exactly the same function. A block that was left out is a block of zeros.
+
+Legend: B frames, C latent channels, H, W pixels; images in [-1, 1] as the host passes them.
+
+    python -m training.vae train --out vae.safetensors
+    python -m training.vae score --vae vae.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .shapes import DOMAIN_VERSION
+from .shapes.render import render_clips, render_frame
+from .shapes.scene import scene_from_seed
+
+log = logging.getLogger("training.vae")
+
+TAESD_WIDTH = 64
+_TAESD_BLOCKS = 3  # per level, below full resolution
+
+
+class SoftClamp(nn.Module):
+    """Limits latents smoothly to (-3, 3)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(z / 3) * 3
+
+
+class ResidualBlock(nn.Module):
+    """Three convolutions beside a skip, ReLU after the sum."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            _conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x) + x)
+
+
+def _conv(n_in: int, n_out: int, **kw) -> nn.Conv2d:
+    return nn.Conv2d(n_in, n_out, 3, padding=1, **kw)
+
+
+def _level(width: int, blocks: int) -> list[nn.Module]:
+    """A level of three blocks of which the last `3 - blocks` are left out (after the first block
+    the features are non-negative, so an identity is what a block of zeros computes)."""
+    kept = [ResidualBlock(width) for _ in range(blocks)]
+    return kept + [nn.Identity() for _ in range(_TAESD_BLOCKS - blocks)]
+
+
+class TinyVAE(nn.Module):
+    """A deterministic 8x image autoencoder with TAESD's module names.
+
+    `width` is one width for all levels, or four from full resolution to the latent's; `blocks` the
+    residual blocks per level below full resolution (1 to 3). At full resolution, the most
+    expensive, a network of fewer than three blocks has one in the decoder only.
+    """
+
+    def __init__(
+        self,
+        width: int | tuple[int, int, int, int] = 32,
+        latent_channels: int = 4,
+        blocks: int = _TAESD_BLOCKS,
+    ):
+        super().__init__()
+        widths = (width,) * 4 if isinstance(width, int) else tuple(width)
+        if len(widths) != 4 or not all(1 <= w <= TAESD_WIDTH for w in widths):
+            raise ValueError(f"width is {width!r}: give one or four of 1 to {TAESD_WIDTH}")
+        if not 1 <= blocks <= _TAESD_BLOCKS:
+            raise ValueError(f"blocks is {blocks}: give 1 to {_TAESD_BLOCKS}")
+        a, b, c, d = widths
+        down = {"stride": 2, "bias": False}
+        self.taesd_encoder = nn.Sequential(
+            *(_conv(3, a), ResidualBlock(a) if blocks == _TAESD_BLOCKS else nn.ReLU()),
+            *(_conv(a, b, **down), *_level(b, blocks)),
+            *(_conv(b, c, **down), *_level(c, blocks)),
+            *(_conv(c, d, **down), *_level(d, blocks)),
+            _conv(d, latent_channels),
+        )
+        self.taesd_decoder = nn.Sequential(
+            *(SoftClamp(), _conv(latent_channels, d), nn.ReLU(), *_level(d, blocks)),
+            *(nn.Upsample(scale_factor=2), _conv(d, c, bias=False), *_level(c, blocks)),
+            *(nn.Upsample(scale_factor=2), _conv(c, b, bias=False), *_level(b, blocks)),
+            *(nn.Upsample(scale_factor=2), _conv(b, a, bias=False), ResidualBlock(a)),
+            _conv(a, 3),
+        )
+        self.vae_scale = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+        self.vae_shift = nn.Parameter(torch.tensor(0.0), requires_grad=False)
+
+    def encode(self, image_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to latents (B, C, H/8, W/8)."""
+        return self.taesd_encoder(image_BCHW * 0.5 + 0.5) / self.vae_scale + self.vae_shift
+
+    def decode(self, z_BCHW: Tensor) -> Tensor:
+        """Latents (B, C, h, w) to images (B, 3, 8h, 8w), about [-1, 1] (not clamped)."""
+        image = self.taesd_decoder((z_BCHW - self.vae_shift) * self.vae_scale)
+        return image * 2 - 1
+
+    def export(self) -> dict[str, Tensor]:
+        """The same function as a state dict of the full TAESD width and depth."""
+        channels = self.taesd_decoder[1].in_channels
+        with torch.device("meta"):
+            full = TinyVAE(TAESD_WIDTH, channels).state_dict()
+        state, own = {}, self.state_dict()
+        for name, target in full.items():
+            state[name] = torch.zeros(target.shape)
+            if name in own:
+                corner = tuple(slice(0, n) for n in own[name].shape)
+                state[name][corner] = own[name].detach().float()
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAETraining:
+    """How the VAE is trained; every field is recorded in the exported file."""
+
+    widths: tuple[int, int, int, int] = (16, 32, 64, 64)  # full resolution to latent resolution
+    blocks: int = 1  # residual blocks per level
+    latent_channels: int = 4
+    steps: int = 4500
+    batch: int = 16  # frames per step
+    pictures: float = 0.15  # share of frames that are smooth pictures in any colours
+    learning_rate: float = 1.5e-3  # peak; warmed up, then a cosine to zero
+    warm_up: int = 100
+    latent_noise: float = 0.08  # deviation of the noise a decoder input gets
+    latent_penalty: float = 2e-3  # weight of the mean squared latent
+    seed: int = 0
+    dtype: str = "bfloat16"  # autocast, or float32: whichever the machine runs faster
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step."""
+        warm = min(1.0, (step + 1) / self.warm_up)
+        return float(self.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * step / self.steps)))
+
+
+def smooth_pictures(count: int, generator: torch.Generator, size: int = 64) -> Tensor:
+    """Smooth random pictures (count, 3, size, size) in [-1, 1], some with hard-edged areas, so
+    that a photograph the model never saw survives the round trip."""
+
+    def field(channels: int, cells: int) -> Tensor:
+        coarse = torch.randn(count, channels, cells, cells, generator=generator)
+        return F.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
+
+    def picture() -> Tensor:
+        return 0.7 * field(3, 3) + 0.35 * field(1, 6) + 0.15 * field(3, 10)
+
+    level = torch.rand(count, 1, 1, 1, generator=generator) * 2 - 1
+    area = (field(1, 4) * 12).clamp(0, 1)  # steep: an edge of a pixel or two
+    flat = torch.rand(count, 3, 1, 1, generator=generator) * 2 - 1
+    inside = torch.where(torch.rand(count, 1, 1, 1, generator=generator) < 0.5, flat, picture())
+    return (0.4 * level + picture() * (1 - area) + inside * area).clamp(-1, 1)
+
+
+def to_images(frames: np.ndarray) -> Tensor:
+    """uint8 (..., H, W, 3) to float (N, 3, H, W) in [-1, 1], channels last in memory."""
+    flat = torch.from_numpy(np.ascontiguousarray(frames)).reshape(-1, *frames.shape[-3:])
+    return flat.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def training_batch(config: VAETraining, step: int) -> Tensor:
+    """The frames of a step, a function of the seed and the step only: (batch, 3, 64, 64)."""
+    pictures = round(config.batch * config.pictures)
+    rng = np.random.default_rng([config.seed, step])
+    seeds = rng.integers(0, 2**40, config.batch - pictures)
+    times = rng.random(len(seeds))
+    frames = [render_frame(scene_from_seed(int(s)), u) for s, u in zip(seeds, times, strict=True)]
+    generator = torch.Generator().manual_seed(config.seed * 2_000_003 + step)
+    images = torch.cat([to_images(np.stack(frames)), smooth_pictures(pictures, generator)])
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal to noise ratio in dB of images in [-1, 1]."""
+    return float(-10 * torch.log10(F.mse_loss(a.float().clamp(-1, 1), b.float()) / 4))
+
+
+@torch.inference_mode()
+def score(vae: TinyVAE, clips: int = 8) -> dict[str, float]:
+    """PSNR in dB on held-out clips and on unseen smooth pictures, and the latents' deviation."""
+    scenes = [scene_from_seed(1_000_000 + i, "held_out") for i in range(clips)]
+    frames = to_images(render_clips(scenes, frames=8))
+    pictures = smooth_pictures(32, torch.Generator().manual_seed(12345))
+    z = vae.encode(frames)
+    return {
+        "psnr": round(psnr(vae.decode(z), frames), 2),
+        "psnr_pictures": round(psnr(vae.decode(vae.encode(pictures)), pictures), 2),
+        "latent_std": round(float(z.std()), 3),
+    }
+
+
+def loss_of(
+    vae: TinyVAE, images: Tensor, config: VAETraining, generator: torch.Generator
+) -> Tensor:
+    """L1 + squared error of the decoded noisy latents, and the latents' penalty."""
+    z = vae.encode(images)
+    noise = torch.randn(z.shape, generator=generator).to(z.dtype)
+    decoded = vae.decode(z + config.latent_noise * noise).float()
+    error = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
+    return error + config.latent_penalty * z.float().square().mean()
+
+
+def train(config: VAETraining, out: Path, *, log_every: int = 50, save_every: int = 250) -> TinyVAE:
+    """Trains, resuming from `out` + '.state' where it exists, and writes the exported VAE to `out`.
+
+    Raises ValueError when the saved state belongs to another configuration.
+    """
+    torch.manual_seed(config.seed)
+    vae = TinyVAE(config.widths, config.latent_channels, config.blocks)
+    vae = vae.to(memory_format=torch.channels_last)
+    weights = [p for p in vae.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(weights, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+    state_path, start = out.with_suffix(".state"), 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        if state["config"] != json.dumps(asdict(config)):
+            raise ValueError(f"{state_path} is of {state['config']}: remove it to start afresh")
+        vae.load_state_dict(state["vae"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    low = config.dtype == "bfloat16"
+    began, running = time.monotonic(), 0.0
+    for step in range(start, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        images = training_batch(config, step)
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = loss_of(vae, images, config, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        running += float(loss.detach())
+        done = step + 1
+        if done % log_every == 0:
+            rate = (done - start) / (time.monotonic() - began)
+            log.info("step %d loss %.4f steps/s %.2f", done, running / log_every, rate)
+            running = 0.0
+        if done % save_every == 0 or done == config.steps:
+            log.info("step %d score %s", done, json.dumps(score(vae)))
+            state = {
+                "config": json.dumps(asdict(config)),
+                "step": done,
+                "vae": vae.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            _replace(state_path, partial(torch.save, state))
+    save_vae(vae, out, config)
+    return vae
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under a temporary name and moves it into place."""
+    part = path.with_name(path.name + ".part")
+    write(part)
+    os.replace(part, path)
+
+
+def save_vae(vae: TinyVAE, out: Path, config: VAETraining) -> None:
+    """Writes the exported VAE, with its recipe and score, as safetensors."""
+    metadata = {
+        "vae.training": json.dumps({**asdict(config), "domain_version": DOMAIN_VERSION}),
+        "vae.score": json.dumps(score(vae)),
+    }
+    _replace(out, partial(save_file, vae.export(), metadata=metadata))
+
+
+def load_vae(path: Path | str) -> TinyVAE:
+    """The VAE of an exported file (or of any TAESD file), ready to encode and decode.
+
+    A file of our own says how narrow its network is, so that it runs at the narrow speed.
+    """
+    with safe_open(path, framework="pt") as file:
+        recipe = json.loads((file.metadata() or {}).get("vae.training", "null"))
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    channels = state["taesd_decoder.1.weight"].shape[1]
+    if recipe is None:
+        vae = TinyVAE(TAESD_WIDTH, channels)
+    else:
+        vae = TinyVAE(tuple(recipe["widths"]), channels, recipe["blocks"])
+    own = vae.state_dict()
+    for name, tensor in own.items():
+        tensor.copy_(state[name][tuple(slice(0, n) for n in tensor.shape)])
+    return vae.eval().to(memory_format=torch.channels_last)
+
+
+def vae_hash(vae: TinyVAE) -> str:
+    """SHA-256 over the names and values of the exported tensors, in name order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(vae.export().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.vae", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    trainer = commands.add_parser("train", help="train, or go on with a stopped training")
+    trainer.add_argument("--out", type=Path, required=True)
+    trainer.add_argument("--steps", type=int, default=VAETraining.steps)
+    trainer.add_argument("--batch", type=int, default=VAETraining.batch)
+    trainer.add_argument("--seed", type=int, default=VAETraining.seed)
+    trainer.add_argument("--dtype", choices=("float32", "bfloat16"), default=VAETraining.dtype)
+    scorer = commands.add_parser("score", help="PSNR on held-out clips")
+    scorer.add_argument("--vae", type=Path, required=True)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if args.command == "score":
+        print(json.dumps(score(load_vae(args.vae), clips=32)))
+        return
+    config = VAETraining(steps=args.steps, batch=args.batch, seed=args.seed, dtype=args.dtype)
+    train(config, args.out)
+
+
+if __name__ == "__main__":
+    main()
