@@ -11,11 +11,13 @@ checkout: nobody's ComfyUI is changed, and two checkouts never share a link, mod
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -149,6 +151,7 @@ class ComfyServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # an interrupt in the terminal reaches us, and we end it
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
         try:
             self._await_ready()
@@ -344,6 +347,12 @@ class ComfyServer:
             for entry in entries if isinstance(entries, list) else ():
                 if isinstance(entry, dict) and "filename" in entry:
                     yield folders[entry["type"]] / entry.get("subfolder", "") / entry["filename"]
+
+
+def _end_with_parent() -> None:
+    """In the server, before it starts: have the kernel end it even if we are killed outright."""
+    parent_death_signal = 1
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
 
 
 def has_no_accelerator() -> bool:

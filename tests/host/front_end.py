@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Route, sync_playwright
 
 from scripts.host import PACK_NAME, ComfyServer
 
@@ -44,8 +44,15 @@ class FrontEnd:
             path = urlsplit(message.location.get("url", ""))
             self.errors.append(f"{message.text} [{path.path}?{path.query}]")
 
-    def open(self, *, vue_nodes: bool = False) -> FrontEnd:
-        """(Re)open the page on an empty graph; `vue_nodes` chooses the Nodes 2.0 renderer."""
+    def open(self, *, vue_nodes: bool = False, bare: bool = False) -> FrontEnd:
+        """(Re)open the page on an empty graph, forgetting what it showed and said before.
+
+        `vue_nodes` chooses the Nodes 2.0 renderer, `bare` leaves out the pack's own scripts.
+        """
+        self.page.unroute_all()
+        if bare:
+            self.page.route("**/extensions", _without_the_pack)
+        self.errors.clear()
         settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue_nodes}
         self.server.post("/settings", settings)
         if self.page.url != "about:blank":  # else the page reopens what it showed last
@@ -112,6 +119,11 @@ class FrontEnd:
         )
         self.page.wait_for_timeout(500)
         self.page.screenshot(path=path)
+
+
+def _without_the_pack(route: Route) -> None:
+    answer = route.fetch()
+    route.fulfill(response=answer, json=[path for path in answer.json() if PACK_NAME not in path])
 
 
 @contextmanager

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from scripts.host import PACK_NAME, ComfyServer, HostError
+from scripts.prepare import ROOT, find_host
 
 NODES = (
     "STIVLoadModel",
@@ -55,3 +60,30 @@ def test_a_refused_prompt_names_the_input(server: ComfyServer) -> None:
     }
     with pytest.raises(HostError, match=r"EmptyImage #1: Value -4 smaller than min.*width"):
         server.run(prompt)
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    server = ComfyServer(find_host(), base=tmp_path, cpu=True, arguments=["--no-such-option"])
+    with pytest.raises(HostError, match=r"exit code 2(.|\n)*unrecognized arguments"), server:
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")
+def test_the_server_ends_with_its_driver(tmp_path: Path) -> None:
+    """Even a driver that is killed outright leaves no server behind."""
+    code = (
+        "import sys, time; from pathlib import Path; from scripts import host, prepare\n"
+        "class Quick(host.ComfyServer):\n"
+        "    def _await_ready(self): print(self.pid, flush=True); time.sleep(60)\n"
+        "Quick(prepare.find_host(), base=Path(sys.argv[1]), cpu=True).start()\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    pid = int(driver.stdout.readline())
+    driver.kill()
+    driver.communicate()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
