@@ -175,7 +175,8 @@ class LatentCache:
         self.provenance = Provenance(**stats["provenance"])
         self.shift: list[float] = stats["mean"]
         self.scale: list[float] = [1 / s for s in stats["std"]]
-        self._latents = torch.cat([p["latents"] for p in parts])
+        #: (N, C, T, H, W) float16, as the VAE gave them; without the reversals
+        self.raw: Tensor = torch.cat([p["latents"] for p in parts])
         self._seeds = torch.cat([p["seeds"] for p in parts]).tolist()
         count = len(self._seeds)
         self._clips = [(row, False) for row in range(count)]
@@ -192,7 +193,7 @@ class LatentCache:
     def latents(self, index: Sequence[int] | np.ndarray | Tensor) -> Tensor:
         """Clips by index: float32 (n, C, T, H, W), each channel of mean 0 and deviation 1."""
         chosen = [self._clips[int(i)] for i in index]
-        z = self._latents[[row for row, _ in chosen]].float()
+        z = self.raw[[row for row, _ in chosen]].float()
         for k, (_, is_reversed) in enumerate(chosen):
             if is_reversed:
                 z[k] = z[k].flip(1)

@@ -1,0 +1,91 @@
+"""The small VAE: the export is the host's TAESD, training resumes, round trips."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training import vae as vae_module
+from training.vae import (
+    TinyVAE,
+    VAETraining,
+    load_vae,
+    psnr,
+    save_vae,
+    score,
+    smooth_pictures,
+    train,
+    training_batch,
+    vae_hash,
+)
+
+TINY = VAETraining(widths=(4, 6, 8, 10), blocks=1, steps=4, batch=4, dtype="float32", warm_up=1)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+@pytest.mark.parametrize("width", [8, (4, 6, 8, 10)])
+def test_the_export_is_the_hosts_taesd(width, blocks):
+    taesd = pytest.importorskip("comfy.taesd.taesd", reason="needs ComfyUI (run make test)")
+    torch.manual_seed(blocks)
+    vae = TinyVAE(width, 4, blocks).double()
+    host = taesd.TAESD(latent_channels=4)
+    host.load_state_dict(vae.export())
+    vae, host = vae.float(), host.float()
+    image = torch.rand(2, 3, 32, 48) * 2 - 1
+    with torch.inference_mode():
+        z = vae.encode(image)
+        assert z.shape == (2, 4, 4, 6)
+        assert torch.allclose(host.encode(image), z, atol=1e-6)
+        assert torch.allclose(host.decode(3 * z), vae.decode(3 * z), atol=1e-6)
+
+
+def test_bad_widths_are_quoted():
+    with pytest.raises(ValueError, match="65"):
+        TinyVAE(65)
+    with pytest.raises(ValueError, match="blocks is 4"):
+        TinyVAE(8, blocks=4)
+
+
+def test_a_saved_vae_loads_at_its_own_width(tmp_path):
+    vae = TinyVAE(TINY.widths, 4, TINY.blocks)
+    save_vae(vae, tmp_path / "vae.safetensors", TINY)
+    loaded = load_vae(tmp_path / "vae.safetensors")
+    assert vae_hash(loaded) == vae_hash(vae)
+    assert loaded.taesd_encoder[0].out_channels == 4
+    image = torch.rand(1, 3, 16, 16)
+    assert torch.allclose(loaded.decode(loaded.encode(image)), vae.decode(vae.encode(image)))
+
+
+def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    whole = train(TINY, tmp_path / "whole.safetensors")
+
+    def stop_at_three(config: VAETraining, step: int) -> torch.Tensor:
+        if step == 3:
+            raise KeyboardInterrupt
+        return training_batch(config, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vae_module, "training_batch", stop_at_three)
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, tmp_path / "cut.safetensors", save_every=2)
+    assert not (tmp_path / "cut.safetensors").exists()
+    resumed = train(TINY, tmp_path / "cut.safetensors")
+    assert vae_hash(resumed) == vae_hash(whole)
+    other = VAETraining(widths=(4, 6, 8, 10), blocks=1, steps=5, batch=4)
+    with pytest.raises(ValueError, match="start afresh"):
+        train(other, tmp_path / "cut.safetensors")
+
+
+def test_training_batches_depend_on_seed_and_step_only():
+    config = VAETraining(batch=20)
+    batch = training_batch(config, 3)
+    assert batch.shape == (20, 3, 64, 64) and batch.min() >= -1 and batch.max() <= 1
+    assert torch.equal(batch, training_batch(config, 3))
+    assert not torch.equal(batch, training_batch(config, 4))
+
+
+def test_pictures_and_scores_are_sane():
+    pictures = smooth_pictures(8, torch.Generator().manual_seed(0))
+    assert pictures.abs().max() <= 1 and 0.2 < pictures.std() < 0.8
+    assert psnr(pictures, pictures + 0.02) == pytest.approx(40, abs=0.5)
+    assert set(score(TinyVAE(4, blocks=1), clips=1)) == {"psnr", "psnr_pictures", "latent_std"}
