@@ -199,7 +199,8 @@ def host_python(comfyui: Path) -> Path | None:
     candidates.append(comfyui.parent / "python_embeded" / "python.exe")
     if os.environ.get("VIRTUAL_ENV"):
         candidates.append(interpreter(Path(os.environ["VIRTUAL_ENV"])))
-    ready = "import torch, einops, safetensors, aiohttp, comfyui_frontend_package"
+    needed = ("torch", "einops", "safetensors", "aiohttp", "comfyui_frontend_package")
+    ready = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {needed})))"
     for python in filter(Path.is_file, candidates):
         if subprocess.run([str(python), "-c", ready], capture_output=True).returncode == 0:
             return python
