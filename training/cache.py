@@ -31,7 +31,7 @@ from .shapes import DOMAIN_VERSION
 from .shapes.captions import caption
 from .shapes.render import render_clips
 from .shapes.scene import Scene, scene_from_seed
-from .vae import TinyVAE, load_vae, to_images, vae_hash
+from .vae import TinyVAE, encoder_hash, load_vae, to_images
 
 log = logging.getLogger("training.cache")
 
@@ -85,7 +85,7 @@ def _per_channel(values: Sequence[float]) -> Tensor:
 class Provenance:
     """What the clips of a cache were made with; part of every shard's metadata."""
 
-    vae: str  # SHA-256 of the VAE's tensors
+    vae: str  # `encoder_hash`: latents stay valid when only the decoder is trained further
     domain: int = DOMAIN_VERSION
     frames: int = 16
     size: int = 64
@@ -107,7 +107,7 @@ def encode_clips(
     Shards that are there and were made the same way are kept, so a stopped run is taken up where
     it ended and a larger `count` adds to a cache.
     """
-    provenance = json.dumps(asdict(Provenance(vae=vae_hash(vae), frames=frames, size=size)))
+    provenance = json.dumps(asdict(Provenance(vae=encoder_hash(vae), frames=frames, size=size)))
     codec = Codec(vae, [0.0], [1.0], low_precision)
     out.mkdir(parents=True, exist_ok=True)
     paths = []

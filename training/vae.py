@@ -20,7 +20,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from .shapes import DOMAIN_VERSION
 from .shapes.render import render_clips, render_frame
-from .shapes.scene import scene_from_seed
+from .shapes.scene import Scene, scene_from_seed
 
 log = logging.getLogger("training.vae")
 
@@ -141,20 +141,31 @@ class VAETraining:
     widths: tuple[int, int, int, int] = (16, 32, 64, 64)  # full resolution to latent resolution
     blocks: int = 1  # residual blocks per level
     latent_channels: int = 4
-    steps: int = 4500
+    steps: int = 7800
+    restart: int = 4500  # from this step on: harder frames, less latent noise, the rate once more
     batch: int = 16  # frames per step
     pictures: float = 0.15  # share of frames that are smooth pictures in any colours
     learning_rate: float = 1.5e-3  # peak; warmed up, then a cosine to zero
     warm_up: int = 100
-    latent_noise: float = 0.08  # deviation of the noise a decoder input gets
+    latent_noise: tuple[float, float] = (0.08, 0.04)  # deviation of the noise on decoder inputs
     latent_penalty: float = 2e-3  # weight of the mean squared latent
     seed: int = 0
     dtype: str = "bfloat16"  # autocast, or float32: whichever the machine runs faster
 
+    def is_late(self, step: int) -> bool:
+        """True in the second of the two stages."""
+        return step >= self.restart
+
+    def noise(self, step: int) -> float:
+        """Deviation of the noise that the latents get at a step."""
+        return self.latent_noise[int(self.is_late(step))]
+
     def rate(self, step: int) -> float:
         """Learning rate at a step."""
-        warm = min(1.0, (step + 1) / self.warm_up)
-        return float(self.learning_rate * warm * 0.5 * (1 + np.cos(np.pi * step / self.steps)))
+        first, last = (self.restart, self.steps) if self.is_late(step) else (0, self.restart)
+        warm = min(1.0, (step - first + 1) / self.warm_up)
+        fall = 0.5 * (1 + np.cos(np.pi * (step - first) / (last - first)))
+        return float(self.learning_rate * warm * fall)
 
 
 def smooth_pictures(count: int, generator: torch.Generator, size: int = 64) -> Tensor:
@@ -187,10 +198,23 @@ def training_batch(config: VAETraining, step: int) -> Tensor:
     rng = np.random.default_rng([config.seed, step])
     seeds = rng.integers(0, 2**40, config.batch - pictures)
     times = rng.random(len(seeds))
-    frames = [render_frame(scene_from_seed(int(s)), u) for s, u in zip(seeds, times, strict=True)]
+    scenes = [scene_from_seed(int(s)) for s in seeds]
+    if config.is_late(step):
+        scenes = [_harder(scene, rng) for scene in scenes]
+    frames = [render_frame(scene, u) for scene, u in zip(scenes, times, strict=True)]
     generator = torch.Generator().manual_seed(config.seed * 2_000_003 + step)
     images = torch.cat([to_images(np.stack(frames)), smooth_pictures(pictures, generator)])
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def _harder(scene: Scene, rng: np.random.Generator) -> Scene:
+    """The scene with its objects turned by any angle and of any size: what a VAE finds hard, and
+    the domain's clips show too rarely."""
+    objects = (
+        replace(o, angle=rng.uniform(0, 2 * np.pi), radius=o.radius * rng.uniform(0.65, 1.15))
+        for o in scene.objects
+    )
+    return replace(scene, objects=tuple(objects))
 
 
 def psnr(a: Tensor, b: Tensor) -> float:
@@ -213,12 +237,12 @@ def score(vae: TinyVAE, clips: int = 8) -> dict[str, float]:
 
 
 def loss_of(
-    vae: TinyVAE, images: Tensor, config: VAETraining, generator: torch.Generator
+    vae: TinyVAE, images: Tensor, config: VAETraining, step: int, generator: torch.Generator
 ) -> Tensor:
     """L1 + squared error of the decoded noisy latents, and the latents' penalty."""
     z = vae.encode(images)
     noise = torch.randn(z.shape, generator=generator).to(z.dtype)
-    decoded = vae.decode(z + config.latent_noise * noise).float()
+    decoded = vae.decode(z + config.noise(step) * noise).float()
     error = F.l1_loss(decoded, images) + F.mse_loss(decoded, images)
     return error + config.latent_penalty * z.float().square().mean()
 
@@ -250,7 +274,7 @@ def train(config: VAETraining, out: Path, *, log_every: int = 50, save_every: in
         images = training_batch(config, step)
         generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
         with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            loss = loss_of(vae, images, config, generator)
+            loss = loss_of(vae, images, config, step, generator)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -309,12 +333,14 @@ def load_vae(path: Path | str) -> TinyVAE:
     return vae.eval().to(memory_format=torch.channels_last)
 
 
-def vae_hash(vae: TinyVAE) -> str:
-    """SHA-256 over the names and values of the exported tensors, in name order."""
+def encoder_hash(vae: TinyVAE) -> str:
+    """SHA-256 over the names and values of what latents depend on: all exported tensors but the
+    decoder's, in name order."""
     digest = hashlib.sha256()
     for name, tensor in sorted(vae.export().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        if not name.startswith("taesd_decoder."):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

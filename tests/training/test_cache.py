@@ -11,7 +11,7 @@ from training.cache import Codec, LatentCache, encode_clips, write_stats
 from training.shapes.captions import MOTION_WORDS
 from training.shapes.render import render_clips
 from training.shapes.scene import scene_from_seed
-from training.vae import TinyVAE, vae_hash
+from training.vae import TinyVAE, encoder_hash
 
 
 def _vae(seed: int) -> TinyVAE:
@@ -33,7 +33,7 @@ def cache_dir(tmp_path_factory):
 
 def test_latents_are_the_vaes_and_normalised(cache_dir):
     data, vae = LatentCache(cache_dir), _vae(0)
-    assert len(data) == 20 and data.provenance.vae == vae_hash(vae)
+    assert len(data) == 20 and data.provenance.vae == encoder_hash(vae)
     z = data.latents(range(20))
     assert z.shape == (20, 4, 4, 8, 8) and z.dtype == torch.float32
     assert torch.allclose(z.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-2)
