@@ -115,18 +115,18 @@ def parse_positions(text: str, total: int, count: int | None = None) -> list[int
 def _parse_piece(piece: str, total: int, room: int | None, text: str) -> list[int]:
     if piece in ("first", "last"):
         return [0 if piece == "first" else total - 1]
-    if match := re.fullmatch(r"-?\d{1,9}", piece):
+    if match := re.fullmatch(r"-?[0-9]{1,9}", piece):
         position = int(piece)
         position += total if position < 0 else 0
         _check_range(position, total, piece, text)
         return [position]
-    if match := re.fullmatch(r"(\d{1,9})\s*-\s*(\d{1,9})", piece):
+    if match := re.fullmatch(r"([0-9]{1,9})\s*-\s*([0-9]{1,9})", piece):
         start, end = int(match[1]), int(match[2])
         if start > end:
             raise ValueError(f"{piece!r} in positions {text!r} runs backwards: write {end}-{start}")
         _check_range(end, total, piece, text)
         return list(range(start, end + 1))
-    if match := re.fullmatch(r"every\s+(\d{1,9})(?:\s+from\s+(\d{1,9}))?", piece):
+    if match := re.fullmatch(r"every\s+([0-9]{1,9})(?:\s+from\s+([0-9]{1,9}))?", piece):
         step, start = int(match[1]), int(match[2] or 0)
         if step < 1:
             raise ValueError(

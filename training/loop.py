@@ -1,0 +1,228 @@
+"""The training loop: a run is a function of its config and data, resumable at any step.
+
+All randomness of a step comes from (seed, step), so the state is weights, optimizer, EMA and the
+step number; a run that was killed continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stiv.flow import flow_loss, interpolate, sample_timesteps, velocity_target
+from stiv.frames import replace_frames
+from stiv.model import STIVTransformer
+from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_vocabulary
+
+from .attention import short_attention
+from .cache import LatentCache
+from .config import TrainConfig
+from .ema import EMA
+from .optimizer import AdaFactor
+from .shapes.captions import vocabulary
+from .tasks import draw_frame_masks, drop_texts
+from .text import pretrain
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Batch(NamedTuple):
+    """What one step trains on."""
+
+    latents: Tensor  # (B, C, T, H, W), normalised
+    captions: list[str]
+    frame_mask: Tensor  # (B, T), true = given clean
+
+
+class Networks(nn.ModuleDict):
+    """The two networks that train together, named as in a checkpoint."""
+
+    def __init__(self, config: TrainConfig):
+        self.tokenizer = Tokenizer(build_vocabulary(vocabulary()), config.text.max_tokens)
+        text = TextEncoderConfig(
+            width=config.text.width,
+            depth=config.text.depth,
+            heads=config.text.heads,
+            max_tokens=config.text.max_tokens,
+            vocab_size=len(self.tokenizer),
+        )
+        model = STIVTransformer(config.model.build(), attention=short_attention)
+        super().__init__({"diffusion_model": model, "text_encoder": TextEncoder(text)})
+        generator = torch.Generator().manual_seed(config.seed)
+        model.init_weights(generator)
+        self["text_encoder"].init_weights(generator)
+
+    def velocity(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
+        """The model's velocity for latents x (B, C, T, H, W) at t (B,) and their captions."""
+        tokens, mask = self.tokenizer.encode_batch(captions)
+        longest = int(mask.sum(1).max())
+        tokens, mask = tokens[:, :longest], mask[:, :longest]
+        text, pooled = self["text_encoder"](tokens, mask)
+        return self["diffusion_model"](x, t, text, text_mask=mask, pooled=pooled)
+
+
+class Trainer:
+    """One run, from its start or from the last saved state."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        self.data = LatentCache(config.data.latents)
+        self.networks = Networks(config)
+        self.step = 0
+        # Weights of the forward may be bf16; what is updated and averaged is always float32.
+        self.master = {
+            name: p.detach().float().clone() for name, p in self.networks.named_parameters()
+        }
+        self.optimizer = AdaFactor(
+            self.master.values(),
+            lr=config.optimizer.lr,
+            betas=(config.optimizer.beta1, config.optimizer.beta2),
+        )
+        self.ema = EMA(self.master, config.optimizer.ema)
+        self.networks.to(DTYPES[config.precision])
+
+    def start(self) -> None:
+        """Resume from the state folder, or give the text encoder its head start."""
+        if self.state_file.exists():
+            self.load()
+            log.info("resumed at step %d from %s", self.step, self.state_file)
+            return
+        encoder = self.networks["text_encoder"].float()
+        pretrain(
+            encoder,
+            self.networks.tokenizer,
+            self.config.text.pretrain_steps,
+            seed=self.config.seed,
+        )
+        for name, parameter in encoder.named_parameters(prefix="text_encoder"):
+            self.master[name].copy_(parameter.detach())
+            self.ema.tensors[name].copy_(parameter.detach())
+        encoder.to(DTYPES[self.config.precision])
+
+    def run(self, until: int | None = None) -> None:
+        """Train to the last step (or `until`), logging and saving on the way."""
+        config, since, losses = self.config, time.perf_counter(), []
+        last = min(until or config.steps, config.steps)
+        while self.step < last:
+            losses.append(self.train_step())
+            if self.step % config.log_every == 0:
+                rate = len(losses) / (time.perf_counter() - since)
+                loss = float(torch.stack(losses).mean())
+                log.info("step %d of %d, loss %.4f, %.2f steps/s", self.step, last, loss, rate)
+                since, losses = time.perf_counter(), []
+            if self.step % config.save_every == 0 or self.step == last:
+                self.save()
+
+    def train_step(self) -> Tensor:
+        """One optimizer step; returns its mean loss."""
+        rng = np.random.default_rng([self.config.seed, self.step, 1])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        loss = self.loss(self.batch(rng), generator).mean()
+        loss.backward()
+        for name, parameter in self.networks.named_parameters():
+            gradient = parameter.grad
+            self.master[name].grad = None if gradient is None else gradient.float()
+            parameter.grad = None
+        nn.utils.clip_grad_norm_(self.master.values(), self.config.optimizer.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(self.step)
+        self.optimizer.step()
+        self.ema.update(self.master, self.step)
+        self._publish(self.master)
+        self.step += 1
+        return loss.detach()
+
+    def batch(self, rng: np.random.Generator) -> Batch:
+        """Latents, captions and given frames of one step."""
+        data = self.config.data
+        still = rng.random() < data.image_steps
+        indices = rng.integers(len(self.data), size=data.image_batch if still else data.batch)
+        latents = self.data.latents(indices)
+        captions = [self.data.caption(int(i), rng, still=still) for i in indices]
+        if still:
+            frames = torch.from_numpy(rng.integers(latents.shape[2], size=len(indices)))
+            latents = latents[torch.arange(len(indices)), :, frames].unsqueeze(2)
+            mask = torch.zeros(len(indices), 1, dtype=torch.bool)
+        else:
+            mask = draw_frame_masks(
+                data.tasks, len(indices), latents.shape[2], rng, image_dropout=data.image_dropout
+            )
+        return Batch(latents, drop_texts(captions, self.config.text.dropout, rng), mask)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(B,) flow loss on the generated frames (paper sections 3.1 and 3.2)."""
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        t = sample_timesteps(
+            len(noise),
+            distribution=self.config.timesteps,
+            shift=self.config.shift,
+            generator=generator,
+        )
+        x = interpolate(batch.latents, noise, t)
+        x = replace_frames(x, batch.latents, batch.frame_mask)
+        velocity = self.networks.velocity(x.to(DTYPES[self.config.precision]), t, batch.captions)
+        return flow_loss(velocity, velocity_target(batch.latents, noise), batch.frame_mask)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, constant, and (where asked for) a linear fall to 0 at the end."""
+        optimizer, steps = self.config.optimizer, self.config.steps
+        rise = min(1.0, (step + 1) / max(1, optimizer.warmup))
+        falling = optimizer.cooldown * steps
+        fall = min(1.0, (steps - step) / falling) if falling else 1.0
+        return optimizer.lr * rise * fall
+
+    @property
+    def state_file(self) -> Path:
+        """Where the run is saved."""
+        return self.config.state / "state.safetensors"
+
+    def save(self) -> None:
+        """Write the whole state; the last one stays until the new one is complete."""
+        tensors = {}
+        for name, parameter in self.master.items():
+            tensors[f"master.{name}"] = parameter
+            tensors[f"ema.{name}"] = self.ema.tensors[name]
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        self.config.state.mkdir(parents=True, exist_ok=True)
+        part = self.state_file.with_suffix(".part")
+        save_file(tensors, part, metadata={"step": json.dumps(self.step)})
+        part.replace(self.state_file)
+
+    def load(self) -> None:
+        """Continue from the saved state. Raises KeyError where it belongs to another network."""
+        with safe_open(self.state_file, "pt") as file:
+            self.step = json.loads(file.metadata()["step"])
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                kind, name = key.split(".", 1)
+                if kind == "optimizer":
+                    field, name = name.split(".", 1)
+                    self.optimizer.state[self.master[name]][field] = file.get_tensor(key)
+                else:
+                    target = self.master if kind == "master" else self.ema.tensors
+                    target[name].copy_(file.get_tensor(key))
+        self._publish(self.master)
+
+    def averaged(self) -> Networks:
+        """Float32 networks with the EMA weights, for sampling and export."""
+        networks = Networks(self.config)
+        with torch.no_grad():
+            for name, parameter in networks.named_parameters():
+                parameter.copy_(self.ema.tensors[name])
+        return networks.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def _publish(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.networks.named_parameters():
+            parameter.copy_(tensors[name])
