@@ -13,6 +13,7 @@ Legend: n clips, C channels, T frames, H, W latent height and width.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import os
@@ -185,6 +186,10 @@ class LatentCache:
 
     def __len__(self) -> int:
         return len(self._clips)
+
+    def digest(self) -> str:
+        """SHA-256 over the latents as they are stored: what a model was trained on."""
+        return hashlib.sha256(self._latents.numpy().tobytes()).hexdigest()
 
     def _is_reversible(self, row: int) -> bool:
         scene = scene_from_seed(self._seeds[row], self.split).reverse()

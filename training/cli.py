@@ -14,9 +14,13 @@ from pathlib import Path
 import torch
 
 from .config import load_config
+from .evaluation.score import evaluate, report
 from .export import export
 from .loop import Trainer
+from .sampling import Sampler
 from .vae import load_vae
+
+BUNDLED = Path(__file__).parents[1] / "models" / "stiv_nano.safetensors"
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +32,12 @@ def main(argv: list[str] | None = None) -> None:
     for name, run, text in (
         ("train", _train, "train, or continue a run that was stopped"),
         ("export", _export, "write the averaged weights as a checkpoint"),
+        ("score", _score, "score a checkpoint of the shapes domain; the last line is JSON"),
     ):
         command = commands.add_parser(name, help=text)
         command.set_defaults(run=run)
+        if name == "score":
+            continue
         command.add_argument("--config", type=Path, required=True, help="YAML recipe")
         command.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
@@ -39,6 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     commands.choices["train"].add_argument("--until", type=int, help="stop after this step")
     commands.choices["export"].add_argument("--vae", type=Path, required=True)
     commands.choices["export"].add_argument("--out", type=Path, required=True)
+    score = commands.choices["score"]
+    score.add_argument("--checkpoint", type=Path, default=BUNDLED, help="all-in-one file")
+    score.add_argument("--count", type=int, default=256, help="held-out prompts")
+    score.add_argument("--steps", type=int, default=30, help="solver steps")
+    score.add_argument("--guidance-scale", type=float, default=4.0)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
@@ -60,6 +72,13 @@ def _export(args: argparse.Namespace) -> None:
     trainer.load()
     card = export(trainer, load_vae(args.vae), args.out)
     log.info("wrote %s (%.1f MB)\n%s", args.out, args.out.stat().st_size / 1e6, card.summary())
+
+
+def _score(args: argparse.Namespace) -> None:
+    sampler = Sampler.from_checkpoint(
+        args.checkpoint, steps=args.steps, guidance_scale=args.guidance_scale
+    )
+    report(evaluate(sampler.clips, sampler.codec, count=args.count))
 
 
 if __name__ == "__main__":

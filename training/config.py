@@ -48,6 +48,7 @@ class DataSection(Section):
     image_steps: float = Field(0.1, ge=0, le=1, description="share of steps on still images (T2I)")
     image_batch: int = Field(128, ge=1, description="images per such step")
     image_dropout: float = Field(0.08, ge=0, le=1, description="given frames dropped (paper 0.08)")
+    reverse: bool = Field(False, description="also train on clips played backwards")
     tasks: dict[str, float] = Field(
         {"t2v": 1.0}, description="conditioning tasks and their shares, summing to 1"
     )

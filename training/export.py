@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from stiv.checkpoint import Card, write_checkpoint
 
-from .cache import LatentCache
-from .loop import Networks, Trainer
+from .loop import Trainer
+from .networks import Networks
 from .vae import TinyVAE
 
 # The names that tasks have in a checkpoint's card are those of training; still images are one more.
@@ -29,14 +28,14 @@ def export(trainer: Trainer, vae: TinyVAE, path: Path) -> Card:
     half = {name: tensor.half() for name, tensor in vae.export().items()}
     return write_checkpoint(
         path,
-        card(trainer, networks),
+        card(trainer, networks, vae),
         _half(networks["diffusion_model"]),
         text_encoder=_half(networks["text_encoder"]),
         vae=half,
     )
 
 
-def card(trainer: Trainer, networks: Networks) -> Card:
+def card(trainer: Trainer, networks: Networks, vae: TinyVAE) -> Card:
     """The card of a run: what it was trained on, how, and what it needs."""
     config, data = trainer.config, trainer.data
     text = networks["text_encoder"].config
@@ -64,11 +63,12 @@ def card(trainer: Trainer, networks: Networks) -> Card:
         tasks=tasks,
         training={
             "dataset": "shapes",
-            "dataset_digest": _digest(data),
+            "dataset_digest": data.digest(),
             "dataset_provenance": asdict(data.provenance),
             "clips": len(data),
             "steps": trainer.step,
             "recipe": config.model_dump(mode="json", exclude={"state": True, "data": {"latents"}}),
+            "vae": vae.recipe,
             "parents": [],
         },
         modelspec={
@@ -90,8 +90,3 @@ def _task(name: str, size: int, frames: int) -> dict:
 
 def _half(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.half() for name, tensor in module.state_dict().items()}
-
-
-def _digest(data: LatentCache) -> str:
-    """SHA-256 over the latents that were trained on."""
-    return hashlib.sha256(data.raw.numpy().tobytes()).hexdigest()

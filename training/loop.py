@@ -20,15 +20,12 @@ from torch import Tensor, nn
 
 from stiv.flow import flow_loss, interpolate, sample_timesteps, velocity_target
 from stiv.frames import replace_frames
-from stiv.model import STIVTransformer
-from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_vocabulary
 
-from .attention import short_attention
 from .cache import LatentCache
 from .config import TrainConfig
 from .ema import EMA
+from .networks import Networks
 from .optimizer import AdaFactor
-from .shapes.captions import vocabulary
 from .tasks import draw_frame_masks, drop_texts
 from .text import pretrain
 
@@ -45,40 +42,13 @@ class Batch(NamedTuple):
     frame_mask: Tensor  # (B, T), true = given clean
 
 
-class Networks(nn.ModuleDict):
-    """The two networks that train together, named as in a checkpoint."""
-
-    def __init__(self, config: TrainConfig):
-        self.tokenizer = Tokenizer(build_vocabulary(vocabulary()), config.text.max_tokens)
-        text = TextEncoderConfig(
-            width=config.text.width,
-            depth=config.text.depth,
-            heads=config.text.heads,
-            max_tokens=config.text.max_tokens,
-            vocab_size=len(self.tokenizer),
-        )
-        model = STIVTransformer(config.model.build(), attention=short_attention)
-        super().__init__({"diffusion_model": model, "text_encoder": TextEncoder(text)})
-        generator = torch.Generator().manual_seed(config.seed)
-        model.init_weights(generator)
-        self["text_encoder"].init_weights(generator)
-
-    def velocity(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        """The model's velocity for latents x (B, C, T, H, W) at t (B,) and their captions."""
-        tokens, mask = self.tokenizer.encode_batch(captions)
-        longest = int(mask.sum(1).max())
-        tokens, mask = tokens[:, :longest], mask[:, :longest]
-        text, pooled = self["text_encoder"](tokens, mask)
-        return self["diffusion_model"](x, t, text, text_mask=mask, pooled=pooled)
-
-
 class Trainer:
     """One run, from its start or from the last saved state."""
 
     def __init__(self, config: TrainConfig):
         self.config = config
-        self.data = LatentCache(config.data.latents)
-        self.networks = Networks(config)
+        self.data = LatentCache(config.data.latents, reverse=config.data.reverse)
+        self.networks = Networks.from_config(config)
         self.step = 0
         # Weights of the forward may be bf16; what is updated and averaged is always float32.
         self.master = {
@@ -216,7 +186,7 @@ class Trainer:
 
     def averaged(self) -> Networks:
         """Float32 networks with the EMA weights, for sampling and export."""
-        networks = Networks(self.config)
+        networks = Networks.from_config(self.config)
         with torch.no_grad():
             for name, parameter in networks.named_parameters():
                 parameter.copy_(self.ema.tensors[name])

@@ -108,6 +108,7 @@ class TinyVAE(nn.Module):
             *(nn.Upsample(scale_factor=2), _conv(b, a, bias=False), ResidualBlock(a)),
             _conv(a, 3),
         )
+        self.recipe: dict | None = None  # how it was trained, where that is known
         self.vae_scale = nn.Parameter(torch.tensor(1.0), requires_grad=False)
         self.vae_shift = nn.Parameter(torch.tensor(0.0), requires_grad=False)
 
@@ -315,18 +316,24 @@ def save_vae(vae: TinyVAE, out: Path, config: VAETraining) -> None:
 
 
 def load_vae(path: Path | str) -> TinyVAE:
-    """The VAE of an exported file (or of any TAESD file), ready to encode and decode.
-
-    A file of our own says how narrow its network is, so that it runs at the narrow speed.
-    """
+    """The VAE of an exported file (or of any TAESD file), ready to encode and decode."""
     with safe_open(path, framework="pt") as file:
         recipe = json.loads((file.metadata() or {}).get("vae.training", "null"))
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return vae_from_state(state, recipe)
+
+
+def vae_from_state(state: dict[str, Tensor], recipe: dict | None = None) -> TinyVAE:
+    """A VAE with the weights of TAESD tensors.
+
+    A recipe of our own says how narrow the network is, so that it runs at the narrow speed.
+    """
     channels = state["taesd_decoder.1.weight"].shape[1]
     if recipe is None:
         vae = TinyVAE(TAESD_WIDTH, channels)
     else:
         vae = TinyVAE(tuple(recipe["widths"]), channels, recipe["blocks"])
+    vae.recipe = recipe
     own = vae.state_dict()
     for name, tensor in own.items():
         tensor.copy_(state[name][tuple(slice(0, n) for n in tensor.shape)])
