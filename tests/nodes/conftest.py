@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,13 @@ def quiet() -> None:
     comfy.utils.set_progress_bar_enabled(False)
     logging.getLogger().setLevel(logging.WARNING)
     torch.set_num_threads(1)  # the tensors are tiny: threads would only wait for each other
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    """As the host runs nodes."""
+    with torch.inference_mode():
+        yield
 
 
 @pytest.fixture(scope="session")

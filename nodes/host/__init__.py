@@ -1,0 +1,1 @@
+"""Adapters between ComfyUI's objects and the pure torch library: MODEL, CLIP, VAE, latents."""

@@ -1,0 +1,83 @@
+"""The paper's guidance as patches of a MODEL, so that every sampler node follows it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ...stiv.guidance import renormalize, separate_guidance
+from .replacement import given_in
+
+MODES = ("joint", "separate")
+_MIDDLE = "stiv_image_only"
+
+
+def guide(model: Any, mode: str, image_scale: float, renorm: bool) -> Any:
+    """A copy of the MODEL that samples with this guidance. Raises ValueError for another mode."""
+    if mode not in MODES:
+        raise ValueError(f"guidance mode is {mode!r}: expected one of {', '.join(MODES)}")
+    model = model.clone()
+    if mode == "separate":
+        separate = SeparateGuidance(image_scale)
+        model.set_model_sampler_calc_cond_batch_function(separate.predict)
+        # At cfg 1 the host would leave out the negative, which the image scale still needs.
+        model.set_model_sampler_cfg_function(separate.combine, disable_cfg1_optimization=True)
+    if renorm:
+        model.set_model_sampler_post_cfg_function(renormalized)
+    return model
+
+
+class SeparateGuidance:
+    """SIT-CFG: a third pass with the given frames and the negative prompt."""
+
+    def __init__(self, image_scale: float):
+        self.image_scale = image_scale
+
+    def predict(self, args: dict[str, Any]) -> list[Tensor]:
+        """The conditional and unconditional predictions; the middle one waits for `combine`."""
+        positive, negative = args["conds"]
+        x, sigma, options = args["input"], args["sigma"], args["model_options"]
+        conds = [positive, negative]
+        middle = image_only(positive, negative)
+        if middle is not None:
+            conds.append(middle)
+        out = comfy.samplers.calc_cond_batch(args["model"], conds, x, sigma, options)
+        # Without given frames the middle pass would repeat the unconditional one.
+        options[_MIDDLE] = out[2] if middle is not None else out[1]
+        return out[:2]
+
+    def combine(self, args: dict[str, Any]) -> Tensor:
+        guided = separate_guidance(
+            args["uncond_denoised"],
+            args["model_options"].pop(_MIDDLE),
+            args["cond_denoised"],
+            self.image_scale,
+            args["cond_scale"],
+        )
+        return args["input"] - guided
+
+
+def image_only(positive: list[dict], negative: list[dict]) -> list[dict] | None:
+    """The negative conditioning with the given frames of the positive; None without any."""
+    given = given_in(positive)
+    if given is None:
+        return None
+    middle = []
+    for entry in negative:
+        conds = dict(entry["model_conds"])
+        for key, value in zip(("image_latent", "image_mask"), given, strict=True):
+            conds[key] = conds[key]._copy_with(value)
+        # The same at every step: caches recognise a conditioning by its id.
+        name = uuid.uuid5(entry["uuid"], _MIDDLE)
+        middle.append({**entry, "model_conds": conds, "uuid": name})
+    return middle
+
+
+def renormalized(args: dict[str, Any]) -> Tensor:
+    """CFG-Renorm on denoised predictions: x - denoised is sigma times the velocity, up to sign."""
+    x, given = args["input"], given_in(args["cond"])
+    mask_BT = None if given is None else given[1][:, 0, :, 0, 0].expand(x.shape[0], -1)
+    return x - renormalize(x - args["denoised"], x - args["cond_denoised"], mask_BT)

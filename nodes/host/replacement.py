@@ -1,0 +1,134 @@
+"""Frame replacement under any sampler of the host, exact to the last bit.
+
+The positive conditioning carries the given frames, raw as the VAE made them. Every forward pass of
+the positive sees them clean; the unconditional pass sees them noised like all other frames, since
+the guided prediction is held at the clean frames throughout (`hold_given_frames`). Rounding is
+undone at the end (`finish`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...stiv.frames import replace_frames
+
+FRAMES = "stiv_frames"
+"""Key of the given frames (`CleanFrames`) in a conditioning."""
+
+
+@dataclass(frozen=True, eq=False)
+class CleanFrames:
+    """Given frames on the wire from STIV Frame Replacement to the model."""
+
+    latents: Tensor
+    """(1, C, T, h, w) as the VAE gives them, zeros where no frame is given."""
+    mask: Tensor
+    """(T,) bool, true where a frame is given."""
+
+    def spread(self) -> Tensor:
+        """The mask as (1, 1, T, h, w)."""
+        T, h, w = self.latents.shape[2:]
+        return self.mask[None, None, :, None, None].expand(1, 1, T, h, w)
+
+    def check(self, noise_shape: torch.Size, channels: int) -> None:
+        """Raise ValueError unless the frames fit latents of `noise_shape` (B, C, T, h, w)."""
+        B, C, T, h, w = self.latents.shape
+        if channels != C:
+            raise ValueError(
+                f"STIV Frame Replacement: its VAE makes {C} latent channels, the model takes "
+                f"{channels}: connect the VAE that belongs to the model"
+            )
+        if (T, h, w) != tuple(noise_shape[2:]):
+            wanted = "{} frames of {} × {}".format(*noise_shape[2:])
+            raise ValueError(
+                f"STIV Frame Replacement: made for {T} frames of {h} × {w} latents, the sampler "
+                f"has {wanted}: give both the same latent"
+            )
+        if B not in (1, noise_shape[0]):
+            raise ValueError(
+                f"STIV Frame Replacement: given frames for a batch of {B}, the sampler has a "
+                f"batch of {noise_shape[0]}: use the same batch size"
+            )
+
+
+def entries(conds: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The prepared conditionings with given frames, of a sampling run."""
+    for kind in conds.values():
+        yield from (entry for entry in kind if FRAMES in entry)
+
+
+def given_in(conds: list[dict[str, Any]]) -> tuple[Tensor, Tensor] | None:
+    """All frames given in some prepared conditionings, (clean, mask); None without any.
+
+    Both have the shape of the latents, (1 or B, C or 1, T, h, w), in the model's scale.
+    """
+    found = None
+    for entry in conds:
+        if FRAMES not in entry:
+            continue
+        clean, mask = (entry["model_conds"][key].cond for key in ("image_latent", "image_mask"))
+        if found is None:
+            found = clean, mask
+        else:
+            found = torch.where(mask.bool(), clean, found[0]), torch.maximum(mask, found[1])
+    return found
+
+
+def hold_given_frames(executor, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Around every guided prediction of clean latents: the given frames are what was given."""
+    denoised = executor(x, timestep, *args, **kwargs)
+    for entry in entries(executor.class_obj.conds):
+        clean, mask = (entry["model_conds"][key].cond for key in ("image_latent", "image_mask"))
+        denoised = torch.where(mask.bool(), clean.to(denoised.dtype), denoised)
+    return denoised
+
+
+def finish(
+    executor,
+    noise: Tensor,
+    latent_image: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """Around a whole sampling run: check the latents, and write the given frames into the result.
+
+    Raises ValueError, before the first step, for latents that the model cannot take.
+    """
+    guider = executor.class_obj
+    _check_latents(latent_image, guider.model_patcher.model.latent_format)
+    ends_clean = float(sigmas[-1]) == 0.0  # read now: some samplers write into it
+    samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    if ends_clean:
+        for entry in entries(guider.conds):
+            frames = entry[FRAMES]
+            mask_BT = frames.mask[None].to(samples.device)
+            samples = replace_frames(samples, frames.latents.to(samples), mask_BT)
+    return samples
+
+
+def add_frame_replacement(patcher: Any) -> None:
+    """Let the model behind `patcher` keep given frames."""
+    patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "stiv", hold_given_frames)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "stiv", finish)
+
+
+def _check_latents(latents: Tensor, latent_format: Any) -> None:
+    channels = latent_format.latent_channels
+    if latents.ndim != 5 or latents.shape[1] != channels:
+        raise ValueError(
+            f"latents have shape {tuple(latents.shape)}, this STIV model takes (batch, {channels}, "
+            "frames, height, width): use STIV Empty Latent, or encode with the model's VAE"
+        )
+    if not torch.isfinite(latents).all():
+        raise ValueError(
+            "the latent image contains NaN or infinity: check what encoded or edited it "
+            "(a VAE in fp16 is the usual cause)"
+        )

@@ -1,0 +1,37 @@
+"""What a model says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from .host.model import require_stiv
+from .host.report import tell
+
+
+class STIVModelInfo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVModelInfo",
+            display_name="STIV Model Info",
+            category="STIV/loaders",
+            description=(
+                "Show the card of a STIV model: its size, what it was trained for (tasks, "
+                "resolution, frames), and the text encoder and VAE that it needs."
+            ),
+            search_aliases=["stiv", "model card", "metadata", "inspect model", "what vae"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[io.Model.Input("model", tooltip="A STIV model.")],
+            outputs=[io.String.Output(display_name="card", tooltip="The card as text.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        stiv = require_stiv(model, "STIV Model Info")
+        weights = str(stiv.get_dtype()).removeprefix("torch.")
+        text = f"{stiv.card.summary()}\nloaded as: {weights}"
+        tell(cls, text)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))
