@@ -13,7 +13,7 @@ from stiv.checkpoint import Card, write_checkpoint
 
 from .loop import Trainer
 from .networks import Networks
-from .vae import TinyVAE
+from .vae import TinyVAE, encoder_hash
 
 # The names that tasks have in a checkpoint's card are those of training; still images are one more.
 _STILL = "t2i"
@@ -22,8 +22,13 @@ _STILL = "t2i"
 def export(trainer: Trainer, vae: TinyVAE, path: Path) -> Card:
     """Write the averaged weights, the text encoder and the VAE as one float16 file.
 
-    Returns the card with its tensor hash.
+    Returns the card with its tensor hash. Raises ValueError for a VAE that did not make the latents.
     """
+    if encoder_hash(vae) != trainer.data.provenance.vae:
+        raise ValueError(
+            "the VAE is not the one whose latents were trained on: give the file that the latent "
+            "cache was encoded with"
+        )
     networks = trainer.averaged()
     half = {name: tensor.half() for name, tensor in vae.export().items()}
     return write_checkpoint(
