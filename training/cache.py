@@ -189,7 +189,7 @@ class LatentCache:
 
     def digest(self) -> str:
         """SHA-256 over the latents as they are stored: what a model was trained on."""
-        return hashlib.sha256(self._latents.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.raw.numpy().tobytes()).hexdigest()
 
     def _is_reversible(self, row: int) -> bool:
         scene = scene_from_seed(self._seeds[row], self.split).reverse()

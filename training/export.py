@@ -22,7 +22,7 @@ _STILL = "t2i"
 def export(trainer: Trainer, vae: TinyVAE, path: Path) -> Card:
     """Write the averaged weights, the text encoder and the VAE as one float16 file.
 
-    Returns the card with its tensor hash. Raises ValueError for a VAE that did not make the latents.
+    Returns the card with its tensor hash. Raises ValueError for a VAE that the latents are not of.
     """
     if encoder_hash(vae) != trainer.data.provenance.vae:
         raise ValueError(
