@@ -1,4 +1,4 @@
-"""The real server loads the pack, quickly and whole."""
+"""The real server loads the pack whole, and its driver reports what goes wrong."""
 
 from __future__ import annotations
 
@@ -28,13 +28,10 @@ NODES = (
 IMPORT_LINE = re.compile(r"([\d.]+) seconds(.*): .*" + re.escape(PACK_NAME))
 
 
-def test_pack_is_imported_in_time(server: ComfyServer) -> None:
+def test_pack_is_imported_whole(server: ComfyServer) -> None:
     found = IMPORT_LINE.search(server.log)
     assert found, server.tail()
-    seconds, failed = found.groups()
-    assert not failed, server.tail()
-    # The aim is 0.3 s; the bound leaves room for a busy machine and still catches a heavy import.
-    assert float(seconds) < 1.0
+    assert not found[2], server.tail()
 
 
 @pytest.mark.parametrize("node", NODES)
