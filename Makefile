@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := $(PYTHON) scripts/prepare.py run
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare demo test lint format bench score
+.PHONY: help prepare demo test lint format bench score thumbnails
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -31,3 +31,6 @@ bench:  ## measure speed and memory
 
 score:  ## score the bundled nano checkpoint; the last line is JSON
 	@$(RUN) -m training score
+
+thumbnails:  ## make the workflows' thumbnails from what they render
+	@$(RUN) -m scripts.thumbnails

@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "workflow", nargs="?", type=Path, default=ROOT / "workflows" / "image_to_video.json"
     )
-    parser.add_argument("--image", type=Path, help="picture for every LoadImage node")
+    parser.add_argument("--image", type=Path, help="picture to use instead of the workflow's own")
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="output folder")
     parser.add_argument("--cpu", action="store_true", help="leave the accelerator alone")
     options = parser.parse_args(arguments)
@@ -56,14 +56,25 @@ class Progress:
         self.line = line
 
 
+def give_picture(prompt: dict[str, Any], name: str) -> None:
+    """Have every LoadImage load `name`; without one, place a new one's picture in the video."""
+    loaders = [node for node in prompt.values() if node["class_type"] == "LoadImage"]
+    places = [node for node in prompt.values() if node["class_type"] == "STIVPlaceFrames"]
+    if not loaders and not places:
+        raise HostError("--image: the workflow takes no picture")
+    for node in loaders:
+        node["inputs"]["image"] = name
+    if not loaders:
+        prompt["picture"] = {"class_type": "LoadImage", "inputs": {"image": name}}
+        for node in places:
+            node["inputs"]["frames"] = ["picture", 0]
+
+
 def run(server: ComfyServer, options: argparse.Namespace) -> Run:
     workflow = json.loads(options.workflow.read_text(encoding="utf-8"))
     prompt = server.to_prompt(workflow)
     if options.image:
-        name = server.put_input(options.image)
-        for node in prompt.values():
-            if node["class_type"] == "LoadImage":
-                node["inputs"]["image"] = name
+        give_picture(prompt, server.put_input(options.image))
     names = {id_: node["class_type"] for id_, node in prompt.items()}
     return server.wait(server.queue(prompt, workflow), timeout=3600, on_event=Progress(names))
 

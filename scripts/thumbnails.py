@@ -1,0 +1,108 @@
+"""Make the thumbnail of every workflow from what the workflow itself renders.
+
+make thumbnails
+python3 scripts/prepare.py run -m scripts.thumbnails image_to_video
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scripts.host import ComfyServer, HostError, Run
+from scripts.prepare import ROOT, PrepareError, find_host
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+WORKFLOWS = ROOT / "workflows"
+CELL, GAP = 256, 8  # pixels: the side of a picture in the thumbnail, and between two of them
+MOMENTS = (0, 1 / 3, 2 / 3, 1)  # of a video that are shown, in reading order
+LARGEST = 60_000  # bytes
+
+
+def read_frames(path: Path) -> list[Image]:
+    """Every frame of a saved video; a picture is a video of one."""
+    import av
+
+    with av.open(str(path)) as container:
+        return [frame.to_image() for frame in container.decode(video=0)]
+
+
+def thumbnail(frames: Sequence[Image]) -> Image:
+    """The picture itself, or four moments of a video two by two: cards in the browser of templates
+    are square, and a strip would be cropped."""
+    from PIL import Image
+
+    if len(frames) == 1:
+        return _fit(frames[0], 2 * CELL + GAP)
+    cells = [_fit(frames[round(moment * (len(frames) - 1))], CELL) for moment in MOMENTS]
+    width, height = cells[0].size
+    sheet = Image.new("RGB", (2 * width + GAP, 2 * height + GAP), "white")
+    for index, cell in enumerate(cells):
+        sheet.paste(cell, ((width + GAP) * (index % 2), (height + GAP) * (index // 2)))
+    return sheet
+
+
+def jpeg(image: Image, largest: int = LARGEST) -> bytes:
+    """The image as JPEG in the best quality that takes at most `largest` bytes."""
+    for quality in range(90, 20, -10):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
+        if buffer.tell() <= largest:
+            break
+    return buffer.getvalue()
+
+
+def _fit(image: Image, side: int) -> Image:
+    """Resized so that the longer side is `side`."""
+    scale = side / max(image.size)
+    return image.convert("RGB").resize(tuple(round(scale * s) for s in image.size), resample=3)
+
+
+def render(server: ComfyServer, path: Path) -> Run:
+    """Run a workflow and write its thumbnail beside it."""
+    run = server.run_workflow(path, timeout=3600)
+    saved = [file for file in run.files if server.output_dir in file.parents]
+    if not saved:
+        raise HostError(f"{path.name} saved no file")
+    path.with_suffix(".jpg").write_bytes(jpeg(thumbnail(read_frames(saved[-1]))))
+    return run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    names = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    parser = argparse.ArgumentParser(prog="scripts.thumbnails", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="workflow", help=f"of {', '.join(names)}")
+    parser.add_argument("--cpu", action="store_true", help="leave the accelerator alone")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.names) - set(names))
+    if unknown:
+        parser.error(f"there is no workflow {unknown[0]!r}: choose of {', '.join(names)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended too
+    try:
+        comfyui = find_host()
+        if comfyui is None:
+            raise HostError("no ComfyUI is prepared: run python3 scripts/prepare.py")
+        with (
+            tempfile.TemporaryDirectory(prefix="stiv-thumbnails-") as base,
+            ComfyServer(comfyui, base=Path(base), cpu=options.cpu or None) as server,
+        ):
+            for name in options.names or names:
+                path = WORKFLOWS / f"{name}.json"
+                run = render(server, path)
+                print(f"{path.with_suffix('.jpg')} ({run.seconds:.1f} s)", flush=True)
+    except (HostError, PrepareError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
