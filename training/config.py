@@ -79,6 +79,7 @@ class TrainConfig(Section):
     """Everything that determines a run."""
 
     name: str = Field(description="title of the exported model")
+    notes: str = Field("", description="what a reader of the card should know of this run")
     seed: int = Field(0, ge=0, description="the run is a function of this seed and the data")
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
     state: Path = Field(description="folder of the resumable state")
