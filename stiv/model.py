@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from .config import STIVConfig
@@ -26,7 +25,7 @@ from .layers import (
     norm,
     sinusoid,
 )
-from .rope import rope_1d, rope_2d, sincos_1d, sincos_2d
+from .tokens import Positions, patchify, unpatchify
 
 MICRO_CONDITIONS = {"size": 2, "crop": 2, "stride": 1, "frames": 1}
 """The columns of `micro`, in order: original height and width, crop top and left, frame stride,
@@ -54,15 +53,20 @@ class STIVBlock(nn.Module):
     def forward(
         self,
         x_BTSD: Tensor,
-        condition_B1D: Tensor,
+        condition: Tensor,
         text_BLD: Tensor,
         text_mask: Tensor | None,
         positions: Positions,
         attention: Attention,
     ) -> Tensor:
+        """The block of the paper's figure 3.
+
+        condition: (B, 6 or 9, D) modulation shared by all blocks, or without shared AdaLN the
+        (B, 1, D) activated condition. text_mask: (B, 1, 1, L), true = read.
+        """
         x, post = x_BTSD, norm if self.config.sandwich_norm else nn.Identity()
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp, *temporal = (
-            self.modulations(condition_B1D)
+            self.modulations(condition)
         )
         h = modulate(norm(x), shift_attn, scale_attn)
         x = x + gate_attn * post(self.spatial_attn(h, positions.space_table, attention))
@@ -102,43 +106,6 @@ class STIVBlock(nn.Module):
 def modulation_parts(config: STIVConfig) -> int:
     """Shift, scale and gate for spatial attention and FFN; three more for a gated temporal one."""
     return 9 if config.temporal_gate == "own" else 6
-
-
-class Positions:
-    """Where the tokens of one forward pass are: rotary tables, or embeddings for sin-cos."""
-
-    def __init__(self, config: STIVConfig, grid: tuple[int, int, int], like: Tensor):
-        T, H, W = grid
-        place = (like.device, like.dtype)
-        self.space_table = self.time_table = self.space_embedding = self.time_embedding = None
-        theta, space, time = config.rope_theta, config.space_scale, config.time_scale
-        if config.position == "rope":
-            # (2, N, 1, d): the 1 broadcasts over heads
-            self.space_table = rope_2d(H, W, config.head_dim, theta, space, *place)[:, :, None]
-            self.time_table = rope_1d(T, config.head_dim, theta, time, *place)[:, :, None]
-        else:
-            self.space_embedding = sincos_2d(
-                H, W, config.width, space, config.sincos_base, theta, *place
-            )
-            if config.temporal_attention:
-                self.time_embedding = sincos_1d(T, config.width, time, theta, *place)[:, None]
-
-    def after_first_block(self) -> Positions:
-        """Sin-cos frames are told apart in the first block only, as in STDiT."""
-        if self.time_embedding is None:
-            return self
-        rest = Positions.__new__(Positions)
-        rest.__dict__.update(self.__dict__, time_embedding=None)
-        return rest
-
-    def kept(self, keep_BK: Tensor, frames: int) -> Positions:
-        """The positions of the spatial tokens that masking leaves, one row for each frame."""
-        if self.space_table is None:
-            return self
-        rest = Positions.__new__(Positions)
-        table = self.space_table[:, keep_BK.repeat_interleave(frames, 0)]
-        rest.__dict__.update(self.__dict__, space_table=table)
-        return rest
 
 
 class STIVTransformer(nn.Module):
@@ -344,29 +311,3 @@ class FinalLayer(nn.Module):
     def forward(self, x_BTSD: Tensor, condition_B1D: Tensor) -> Tensor:
         shift, scale = (condition_B1D + self.modulation_table.to(condition_B1D)).unbind(1)
         return self.linear(modulate(norm(x_BTSD), shift[:, None, None], scale[:, None, None]))
-
-
-def patchify(x_BCTHW: Tensor, p: int, pt: int) -> tuple[Tensor, tuple[int, int, int]]:
-    """Tokens (B, T/pt, H/p * W/p, C * pt * p * p) and their grid; short ends are repeated."""
-    T, H, W = x_BCTHW.shape[2:]
-    ends = (0, -W % p, 0, -H % p, 0, -T % pt)
-    if any(ends):
-        x_BCTHW = F.pad(x_BCTHW, ends, mode="replicate")
-    grid = (-(-T // pt), -(-H // p), -(-W // p))
-    tokens = rearrange(
-        x_BCTHW, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=p, pw=p
-    )
-    return tokens, grid
-
-
-def unpatchify(x_BTSP: Tensor, grid: tuple[int, int, int], config: STIVConfig, shape) -> Tensor:
-    """Latents of `shape` from tokens whose channels are ordered (pt ph pw c), as in PixArt."""
-    x = rearrange(
-        x_BTSP,
-        "b t (h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)",
-        h=grid[1],
-        pt=config.temporal_patch,
-        ph=config.patch,
-        pw=config.patch,
-    )
-    return x[:, :, : shape[2], : shape[3], : shape[4]]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from stiv import STIVConfig, STIVTransformer
 from stiv.layers import SelfAttention, modulate, norm, sinusoid
-from stiv.model import patchify, unpatchify
+from stiv.tokens import Positions, patchify, unpatchify
 
 TINY = STIVConfig(width=32, depth=2, heads=2, text_width=12, pooled_width=8, mask_decoder_blocks=1)
 SWITCHES = [
@@ -131,8 +131,6 @@ def test_one_frame_needs_no_temporal_softmax() -> None:
 
 
 def without_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stiv.model import Positions
-
     plain = Positions.__init__
 
     def init(self, *args) -> None:
