@@ -34,7 +34,7 @@ TEXT_ENCODERS: dict[str, dict[str, Any]] = {
 right widths)."""
 
 RANGES = ("height", "width", "frames", "stride")
-_JSON_FIELDS = ("config", "latents", "text", "tasks", "training")
+_JSON_FIELDS = ("config", "latents", "text", "tasks", "sampling", "training")
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Card:
     tasks: list[dict[str, Any]] = field(default_factory=list)
     """What it was trained for: task, and [lowest, highest] height, width (pixels), frames and
     stride."""
+    sampling: dict[str, Any] = field(default_factory=lambda: {"shift": 1.0})
+    """How to sample it best: shift, of sigma towards noise (see `stiv.flow.shift_time`)."""
     training: dict[str, Any] = field(default_factory=dict)
     """Provenance: data set name and digest, recipe, steps, parents' tensor hashes."""
     modelspec: dict[str, str] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Card:
         _check_latents(self.latents, self.config)
         _check_text(self.text, self.config)
         _check_tasks(self.tasks)
+        _check_sampling(self.sampling)
         _expect(isinstance(self.training, Mapping), "training", self.training, "a table")
         for key, value in self.modelspec.items():
             _expect(isinstance(value, str), f"modelspec.{key}", value, "a text")
@@ -166,7 +169,11 @@ class Card:
             f"up to {text['max_tokens']} tokens",
             f"licence: {self.modelspec.get('license') or 'not stated'}",
         ]
-        lines += [f"{key}: {_plain(value)}" for key, value in self.training.items()]
+        lines += [
+            f"{key.replace('_', ' ')}: {_plain(value)}"
+            for key, value in self.training.items()
+            if not isinstance(value, Mapping | list)  # recipes are for tools, not for people
+        ]
         lines.append(f"tensor hash: {self.tensor_hash or 'not stated'}")
         lines += [f"note: {note}" for note in self.inferred]
         return "\n".join(_printable(line) for line in lines)
@@ -264,6 +271,13 @@ def _check_tasks(tasks: Any) -> None:
             good = isinstance(value, list | tuple) and len(value) == 2
             good = good and all(_integer(n, 1, 2**20) for n in value) and value[0] <= value[1]
             _expect(good, f"tasks[{i}].{key}", value, "[lowest, highest], both at least 1")
+
+
+def _check_sampling(sampling: Any) -> None:
+    good = isinstance(sampling, Mapping) and set(sampling) == {"shift"}
+    _expect(good, "sampling", sampling, "a table with shift")
+    shift = sampling["shift"]
+    _expect(_finite(shift) and 0.01 <= shift <= 100, "sampling.shift", shift, "0.01 to 100")
 
 
 def _expect(good: bool, name: str, value: Any, expected: str) -> None:

@@ -66,6 +66,7 @@ def card(trainer: Trainer, networks: Networks, vae: TinyVAE) -> Card:
             "vocab": list(networks.tokenizer.vocab),
         },
         tasks=tasks,
+        sampling={"shift": config.shift},
         training={
             "dataset": "shapes",
             "dataset_digest": data.digest(),

@@ -29,6 +29,7 @@ class Sampler:
     """(C, T, H, W) of the latents."""
     steps: int = 30
     guidance_scale: float = 4.0
+    shift: float = 1.0
 
     @classmethod
     def from_checkpoint(cls, path: Path, **settings) -> Sampler:
@@ -44,7 +45,7 @@ class Sampler:
             task["height"][1] // down,
             task["width"][1] // down,
         )
-        return cls(networks, codec, shape, **settings)
+        return cls(networks, codec, shape, shift=card.sampling["shift"], **settings)
 
     def clips(
         self, prompts: Sequence[str], clean: Tensor | None, frame_mask: Tensor | None, seed: int
@@ -74,4 +75,6 @@ class Sampler:
             both = self.networks.velocity(torch.cat([x, given]), torch.cat([t, t]), texts)
             return joint_guidance(*both.chunk(2), self.guidance_scale)
 
-        return euler_sample(velocity, noise, self.steps, clean=clean, frame_mask=frame_mask)
+        return euler_sample(
+            velocity, noise, self.steps, shift=self.shift, clean=clean, frame_mask=frame_mask
+        )

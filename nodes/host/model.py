@@ -41,13 +41,13 @@ class STIVModelConfig(BASE):
     """What the host wants to know of a model before it is built."""
 
     unet_extra_config: dict[str, Any] = {}  # noqa: RUF012 (the host's class attribute)
-    sampling_settings = {"shift": 1.0, "multiplier": 1000}  # noqa: RUF012
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]  # noqa: RUF012
 
     def __init__(self, card: Card):
         self.card = card
         self.latent_format = partial(VideoLatents, card.latents)  # the base class calls it
         super().__init__({"image_model": "stiv", "stiv_config": card.config})
+        self.sampling_settings = {"shift": card.sampling["shift"], "multiplier": 1000}
         self.memory_usage_factor = memory_usage_factor(card.config)
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> STIVModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.samplers
@@ -168,6 +169,17 @@ def test_sampling_patches_change_the_video(scene: Scene, node: type, settings: d
     samples = patched.sample()
     assert_given(samples, scene)
     assert close(samples, scene.sample()) > 1e-3
+
+
+def test_the_cards_shift_is_the_models_own(scene: Scene, folders: dict[str, Path]) -> None:
+    """A checkpoint that was trained with a shift is sampled with it, unless a node says other."""
+    path = tiny.write(folders["checkpoints"] / "shifted.safetensors", shift=3.0)
+    model = tiny.run("STIVLoadCheckpoint", ckpt_name=path.name)[0]
+    patched = tiny.run(ModelSamplingSD3, model=scene.model, shift=3.0)
+    expected = scene.but(model=patched).sample()
+    assert torch.equal(scene.but(model=model).sample(), expected)
+    back = tiny.run(ModelSamplingSD3, model=model, shift=1.0)
+    assert torch.equal(scene.but(model=back).sample(), scene.sample())
 
 
 def test_time_counted_to_1_is_the_same_time(scene: Scene) -> None:

@@ -35,7 +35,7 @@ CUSTOM_SPACE = {
 }
 
 
-def write(path: Path, space: str = "custom", **config: Any) -> Path:
+def write(path: Path, space: str = "custom", shift: float = 1.0, **config: Any) -> Path:
     """An all-in-one checkpoint: network, text encoder and VAE. `config` changes the network."""
     latents = CUSTOM_SPACE if space == "custom" else LATENT_SPACES[space]
     stiv_config = STIVConfig(
@@ -70,6 +70,7 @@ def write(path: Path, space: str = "custom", **config: Any) -> Path:
             "vocab": vocab,
         },
         tasks=[{"task": "ti2v", "height": [64, 64], "width": [64, 64], "frames": [4, 4]}],
+        sampling={"shift": shift},
         modelspec={"title": "Tiny"},
     )
     network = randomised(STIVTransformer(stiv_config), 1)

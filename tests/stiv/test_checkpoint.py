@@ -42,6 +42,7 @@ CARD = Card(
     },
     tasks=[{"task": "t2v", "height": [64, 64], "width": [64, 96], "frames": [16, 16],
             "stride": [1, 1]}],
+    sampling={"shift": 3.0},
     training={"data": "shapes 1", "steps": 10, "parents": ["ab" * 32]},
     modelspec={"title": "Tiny, \u201ctest\u201d", "license": "Apache-2.0"},
 )  # fmt: skip
@@ -302,6 +303,9 @@ def test_summary_is_for_people(tmp_path: Path, model: dict) -> None:
     ({"text": {**PLAIN_TEXT, "vocab": VOCABULARY}}, "text.config is None: expected both"),
     ({"tasks": [{"task": "t2v", "frames": [16, 8]}]}, r"tasks\[0\].frames is \[16, 8\]"),
     ({"tasks": [{"frames": [1, 1]}]}, r"tasks\[0\] is"),
+    ({"sampling": {}}, "sampling is"),
+    ({"sampling": {"shift": 0}}, "sampling.shift is 0: expected 0.01 to 100"),
+    ({"sampling": {"shift": float("nan")}}, "sampling.shift is nan"),
     ({"training": []}, "training is"),
     ({"modelspec": {"title": 3}}, "modelspec.title is 3"),
     ({"tensor_hash": "abc"}, "tensor_hash is 'abc'"),
@@ -309,6 +313,13 @@ def test_summary_is_for_people(tmp_path: Path, model: dict) -> None:
 def test_a_card_checks_itself(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(CARD, **change)
+
+
+def test_a_card_without_sampling_samples_unshifted() -> None:
+    metadata = CARD.to_metadata()
+    assert Card.from_metadata(metadata).sampling == {"shift": 3.0}
+    del metadata["stiv.sampling"]
+    assert Card.from_metadata(metadata).sampling == {"shift": 1.0}
 
 
 def test_custom_latents_per_channel(tmp_path: Path, model: dict) -> None:
