@@ -16,7 +16,7 @@ import torch
 from .config import load_config
 from .evaluation.score import evaluate, report
 from .export import export
-from .loop import Trainer
+from .loop import DTYPES, Trainer
 from .sampling import Sampler
 from .vae import load_vae
 
@@ -49,8 +49,9 @@ def main(argv: list[str] | None = None) -> None:
     score = commands.choices["score"]
     score.add_argument("--checkpoint", type=Path, default=BUNDLED, help="all-in-one file")
     score.add_argument("--count", type=int, default=256, help="held-out prompts")
-    score.add_argument("--steps", type=int, default=30, help="solver steps")
+    score.add_argument("--steps", type=int, default=20, help="solver steps")
     score.add_argument("--guidance-scale", type=float, default=4.0)
+    score.add_argument("--precision", choices=DTYPES, default="bf16")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
@@ -76,7 +77,10 @@ def _export(args: argparse.Namespace) -> None:
 
 def _score(args: argparse.Namespace) -> None:
     sampler = Sampler.from_checkpoint(
-        args.checkpoint, steps=args.steps, guidance_scale=args.guidance_scale
+        args.checkpoint,
+        dtype=DTYPES[args.precision],
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
     )
     report(evaluate(sampler.clips, sampler.codec, count=args.count))
 

@@ -141,7 +141,7 @@ class Trainer:
         )
         x = interpolate(batch.latents, noise, t)
         x = replace_frames(x, batch.latents, batch.frame_mask)
-        velocity = self.networks.velocity(x.to(DTYPES[self.config.precision]), t, batch.captions)
+        velocity = self.networks.velocity(x, t, batch.captions)
         return flow_loss(velocity, velocity_target(batch.latents, noise), batch.frame_mask)
 
     def learning_rate(self, step: int) -> float:

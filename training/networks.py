@@ -61,9 +61,13 @@ class Networks(nn.ModuleDict):
         return networks.eval().requires_grad_(False), card, parts["vae"]
 
     def velocity(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        """The model's velocity for latents x (B, C, T, H, W) at t (B,) and their captions."""
+        """Float32 velocity for latents x (B, C, T, H, W) at t (B,) and their captions.
+
+        The networks compute in the dtype of their weights.
+        """
         tokens, mask = self.tokenizer.encode_batch(captions)
         longest = int(mask.sum(1).max())
         tokens, mask = tokens[:, :longest], mask[:, :longest]
         text, pooled = self["text_encoder"](tokens, mask)
-        return self["diffusion_model"](x, t, text, text_mask=mask, pooled=pooled)
+        x = x.to(text.dtype)
+        return self["diffusion_model"](x, t, text, text_mask=mask, pooled=pooled).float()

@@ -27,14 +27,20 @@ class Sampler:
     codec: Codec
     shape: tuple[int, int, int, int]
     """(C, T, H, W) of the latents."""
-    steps: int = 30
+    steps: int = 20
     guidance_scale: float = 4.0
     shift: float = 1.0
 
     @classmethod
-    def from_checkpoint(cls, path: Path, **settings) -> Sampler:
-        """A sampler at the size and length that an all-in-one checkpoint was trained for."""
+    def from_checkpoint(
+        cls, path: Path, *, dtype: torch.dtype = torch.float32, **settings
+    ) -> Sampler:
+        """A sampler at the size and length that an all-in-one checkpoint was trained for.
+
+        dtype: in which the networks compute.
+        """
         networks, card, state = Networks.from_checkpoint(path)
+        networks.to(dtype)
         vae = vae_from_state(state, card.training.get("vae"))
         codec = Codec(vae, card.latents["shift"], card.latents["scale"])
         task = max(card.tasks, key=lambda task: task["frames"][1])

@@ -47,7 +47,9 @@ def pretrain(
 
     Every step is a function of (seed, step), so a rerun gives the same encoder.
     """
-    head = nn.Linear(encoder.config.width, len(LABELS))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = nn.Linear(encoder.config.width, len(LABELS))
     parameters = [*encoder.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     loss = torch.zeros(())
