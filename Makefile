@@ -19,7 +19,7 @@ test:  ## run every default test, on the real server and in a real browser
 	@$(RUN) -m pytest
 
 lint:  ## check style and formatting
-	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff check --no-cache .
 	@$(RUN) -m ruff format --check .
 
 format:  ## apply style and formatting

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.samplers
-import nodes as host_nodes
 
+import nodes as host_nodes
 from scripts.prepare import ROOT
 
 
