@@ -83,6 +83,7 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, description="the run is a function of this seed and the data")
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
     state: Path = Field(description="folder of the resumable state")
+    init: Path | None = Field(None, description="checkpoint whose weights a new run starts from")
     save_every: int = Field(250, ge=1, description="steps between states")
     log_every: int = Field(50, ge=1, description="steps between log lines")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward and backward")
@@ -118,6 +119,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
     return config.model_copy(
         update={
             "state": config.state.expanduser(),
+            "init": config.init and config.init.expanduser(),
             "data": config.data.model_copy(update={"latents": config.data.latents.expanduser()}),
         }
     )

@@ -73,9 +73,11 @@ def card(trainer: Trainer, networks: Networks, vae: TinyVAE) -> Card:
             "dataset_provenance": asdict(data.provenance),
             "clips": len(data),
             "steps": trainer.step,
-            "recipe": config.model_dump(mode="json", exclude={"state": True, "data": {"latents"}}),
+            "recipe": config.model_dump(
+                mode="json", exclude={"state": True, "init": True, "data": {"latents"}}
+            ),
             "vae": vae.recipe,
-            "parents": [],
+            "parents": trainer.parents,
         },
         modelspec={
             "sai_model_spec": "1.0.0",

@@ -50,6 +50,7 @@ class Trainer:
         self.data = LatentCache(config.data.latents, reverse=config.data.reverse)
         self.networks = Networks.from_config(config)
         self.step = 0
+        self.parents: list[str] = []  # tensor hashes of the checkpoints that it came from
         # Weights of the forward may be bf16; what is updated and averaged is always float32.
         self.master = {
             name: p.detach().float().clone() for name, p in self.networks.named_parameters()
@@ -63,11 +64,33 @@ class Trainer:
         self.networks.to(DTYPES[config.precision])
 
     def start(self) -> None:
-        """Resume from the state folder, or give the text encoder its head start."""
+        """Resume from the state folder, or begin: from a checkpoint, or with a head start for the
+        text encoder."""
         if self.state_file.exists():
             self.load()
             log.info("resumed at step %d from %s", self.step, self.state_file)
-            return
+        elif self.config.init:
+            self._begin_from(self.config.init)
+        else:
+            self._teach_text_encoder()
+
+    def _begin_from(self, path: Path) -> None:
+        """Take the weights of a checkpoint. Raises ValueError where they are of other networks."""
+        found, card, _ = Networks.from_checkpoint(path)
+        theirs = dict(found.named_parameters())
+        shapes = {name: p.shape for name, p in theirs.items()}
+        if shapes != {name: p.shape for name, p in self.master.items()} or (
+            found.tokenizer.vocab != self.networks.tokenizer.vocab
+        ):
+            raise ValueError(f"init {path}: a {card.size} model with other sizes or vocabulary")
+        for name, parameter in theirs.items():
+            self.master[name].copy_(parameter)
+            self.ema.tensors[name].copy_(parameter)
+        self._publish(self.master)
+        self.parents = [card.tensor_hash]
+        log.info("starting from %s", path)
+
+    def _teach_text_encoder(self) -> None:
         encoder = self.networks["text_encoder"].float()
         pretrain(
             encoder,
@@ -167,13 +190,15 @@ class Trainer:
                 tensors[f"optimizer.{key}.{name}"] = value
         self.config.state.mkdir(parents=True, exist_ok=True)
         part = self.state_file.with_suffix(".part")
-        save_file(tensors, part, metadata={"step": json.dumps(self.step)})
+        metadata = {"step": json.dumps(self.step), "parents": json.dumps(self.parents)}
+        save_file(tensors, part, metadata=metadata)
         part.replace(self.state_file)
 
     def load(self) -> None:
         """Continue from the saved state. Raises KeyError where it belongs to another network."""
         with safe_open(self.state_file, "pt") as file:
             self.step = json.loads(file.metadata()["step"])
+            self.parents = json.loads(file.metadata().get("parents", "[]"))
             for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 kind, name = key.split(".", 1)
                 if kind == "optimizer":

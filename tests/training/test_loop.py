@@ -119,6 +119,30 @@ def test_export_is_the_average_in_a_file_the_sampler_opens(
     assert sampler.clips(["a red circle"], None, None, 0).shape == (1, 4, 32, 32, 3)
 
 
+def test_a_run_starts_from_a_checkpoint(config: TrainConfig, vae: TinyVAE, tmp_path: Path) -> None:
+    first = Trainer(config)
+    first.start()
+    first.run(2)
+    path = tmp_path / "parent.safetensors"
+    parent = export(first, vae, path)
+    child = Trainer(config.model_copy(update={"init": path, "state": tmp_path / "child"}))
+    child.start()
+    assert child.step == 0
+    assert all(
+        torch.equal(child.master[n], first.ema.tensors[n].half().float()) for n in child.master
+    )
+    child.run(1)
+    resumed = Trainer(child.config)
+    resumed.start()
+    card = export(resumed, vae, tmp_path / "child.safetensors")
+    assert card.training["parents"] == [parent.tensor_hash]
+
+    other = config.model_copy(deep=True, update={"init": path, "state": tmp_path / "other"})
+    other.model.changes["depth"] = 2
+    with pytest.raises(ValueError, match=r"parent\.safetensors: .* other sizes"):
+        Trainer(other).start()
+
+
 def test_the_command_trains_and_continues(config: TrainConfig, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
