@@ -195,10 +195,16 @@ class Trainer:
         part.replace(self.state_file)
 
     def load(self) -> None:
-        """Continue from the saved state. Raises KeyError where it belongs to another network."""
+        """Continue from the saved state. Raises ValueError where it belongs to other networks."""
         with safe_open(self.state_file, "pt") as file:
             self.step = json.loads(file.metadata()["step"])
             self.parents = json.loads(file.metadata().get("parents", "[]"))
+            found = {k.removeprefix("master.") for k in file.keys() if k.startswith("master.")}  # noqa: SIM118
+            if found != set(self.master):
+                raise ValueError(
+                    f"{self.state_file} holds the state of other networks than the config's: "
+                    "give the run another state folder, or the config it was started with"
+                )
             for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 kind, name = key.split(".", 1)
                 if kind == "optimizer":

@@ -119,6 +119,14 @@ def test_export_is_the_average_in_a_file_the_sampler_opens(
     assert sampler.clips(["a red circle"], None, None, 0).shape == (1, 4, 32, 32, 3)
 
 
+def test_the_state_of_other_networks_is_refused(config: TrainConfig) -> None:
+    first = Trainer(config)
+    first.save()
+    config.model.changes["depth"] = 2
+    with pytest.raises(ValueError, match=r"state\.safetensors holds the state of other networks"):
+        Trainer(config).start()
+
+
 def test_a_run_starts_from_a_checkpoint(config: TrainConfig, vae: TinyVAE, tmp_path: Path) -> None:
     first = Trainer(config)
     first.start()
