@@ -87,6 +87,7 @@ class TrainConfig(Section):
     save_every: int = Field(250, ge=1, description="steps between states")
     log_every: int = Field(50, ge=1, description="steps between log lines")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward and backward")
+    compile: bool = Field(False, description="torch.compile every block (needs a C++ compiler)")
     timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="of training")
     shift: float = Field(1.0, gt=0, description="> 1 trains more at high noise")
     model: ModelSection = ModelSection()

@@ -62,6 +62,8 @@ class Trainer:
         )
         self.ema = EMA(self.master, config.optimizer.ema)
         self.networks.to(DTYPES[config.precision])
+        if config.compile:
+            self.networks.compile_blocks()
 
     def start(self) -> None:
         """Resume from the state folder, or begin: from a checkpoint, or with a head start for the
