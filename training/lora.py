@@ -1,0 +1,291 @@
+"""LoRA on the STIV transformer: peft's layers inside, the key names that ComfyUI reads outside.
+
+A file holds for every adapted layer `diffusion_model.<path>.lora_A.weight` (rank, in),
+`.lora_B.weight` (out, rank) and `.alpha`; the layer's weight becomes W + alpha / rank * B @ A.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from stiv.header import CheckpointError, parse_json, read_header
+
+from .low_precision import LowPrecisionLinear, in_blocks
+from .watch.files import atomic
+
+TARGETS = ("qkv", "proj", "q", "kv", "fc1", "fc2")
+"""Every linear layer of a block: self-attention, cross-attention, FFN."""
+
+PREFIX = "diffusion_model."
+FORMAT = "1"
+_ADAPTER = "default"
+_PARTS = ("lora_A.weight", "lora_B.weight", "alpha")
+
+
+def add_lora(
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] = TARGETS,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Put trainable float32 LoRA layers into the blocks and freeze all the rest; in place.
+
+    The output is unchanged at first (B = 0); A is drawn from `seed` alone. `targets` are ends of
+    layer names within the blocks ("qkv", "cross_attn.proj") or full names of any linear layer
+    ("patch_embed"). `dropout` acts on the input of A and draws from torch's global generator, so
+    with it a loss depends on how a batch is split over processes.
+
+    Returns the names of the trainable parameters. Raises ValueError for a bad rank, alpha or
+    dropout, for a target that matches nothing and for a model that has LoRA layers already.
+    """
+    if _layers(model):
+        raise ValueError("the model has LoRA layers already: merge_lora first, or load a new model")
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"LoRA rank is {rank!r}: expected a whole number of 1 or more")
+    if not (math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"LoRA alpha is {alpha!r}: expected a number above 0, often the rank")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"LoRA dropout is {dropout!r}: expected 0 or more and less than 1")
+    _inject(model, rank, alpha, dropout, matching_layers(model, targets))
+    generator = torch.Generator().manual_seed(seed)
+    for layer in _layers(model).values():
+        down, up = _pair(layer)
+        # peft's and the host's start: uniform within 1 / sqrt(inputs), drawn on the CPU so that
+        # it does not depend on the device
+        bound = down.shape[1] ** -0.5
+        start = torch.empty(down.shape).uniform_(-bound, bound, generator=generator)
+        down.data = start.to(down.device)
+        up.data = torch.zeros(up.shape, device=up.device)
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def matching_layers(model: nn.Module, targets: Sequence[str]) -> list[str]:
+    """Names of the linear layers that `targets` mean, in the order of the model.
+
+    Raises ValueError for a target that matches nothing.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+    def matches(name: str, target: str) -> bool:
+        return name == target or (in_blocks(name) and name.endswith(f".{target}"))
+
+    for target in targets:
+        if not any(matches(name, target) for name in linear):
+            raise ValueError(
+                f"LoRA target {target!r} is no linear layer of this model: "
+                f"expected some of {', '.join(TARGETS)} or a full layer name"
+            )
+    found = [name for name in linear if any(matches(name, target) for target in targets)]
+    if not found:
+        raise ValueError("LoRA has no targets: name at least one layer")
+    return found
+
+
+def lora_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapter by the names of the file, on the CPU in float32.
+
+    Sharded parameters are gathered, so every process has to call it. Raises ValueError for a
+    model without LoRA layers.
+    """
+    tensors = {}
+    for path, layer in _adapted(model).items():
+        values = (*map(_whole, _pair(layer)), torch.tensor(float(layer.lora_alpha[_ADAPTER])))
+        tensors |= {f"{PREFIX}{path}.{part}": v for part, v in zip(_PARTS, values, strict=True)}
+    return tensors
+
+
+def save_lora(
+    path: Path, model: nn.Module, metadata: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the adapter, atomically, as a file that LoraLoaderModelOnly loads.
+
+    `metadata` needs `base` (tensor hash of the checkpoint that it was trained on) and `steps`;
+    `modelspec` in it is a table of public keys (title, license, …), and whatever else it holds
+    (recipe, data set) goes with the rest into `stiv.lora` as JSON. `dtype` float32 continues a
+    run exactly; bfloat16 or float16 halves a file that is only to be used.
+    Raises ValueError for missing metadata or values that JSON has not, OSError when it cannot
+    be written.
+    """
+    if missing := [key for key in ("base", "steps") if key not in metadata]:
+        raise ValueError(f"{path}: LoRA metadata lacks {' and '.join(missing)}: give both")
+    layers = _adapted(model)
+    rank, alpha = _rank_and_alpha(next(iter(layers.values())))
+    values = {key: value for key, value in metadata.items() if key != "modelspec"}
+    values = {"format": FORMAT, "rank": rank, "alpha": alpha, **values}
+    spec = {
+        "sai_model_spec": "1.0.1",
+        "architecture": "stiv/lora",
+        "implementation": "https://arxiv.org/abs/2412.07730",
+        "title": Path(path).stem,
+        **metadata.get("modelspec", {}),
+    }
+    try:
+        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
+    except ValueError as error:
+        raise ValueError(f"{path}: LoRA metadata is not JSON ({error})") from error
+    stored = {"stiv.lora": text} | {f"modelspec.{key}": str(v) for key, v in spec.items()}
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in lora_tensors(model).items()}
+    with atomic(Path(path)) as part:
+        save_file(tensors, part, metadata=stored)
+
+
+def load_lora(path: Path, model: nn.Module, base: str | None = None) -> dict[str, Any]:
+    """Continue from a file of `save_lora`: its layers are added, or filled where they are there.
+
+    base: tensor hash of the checkpoint in use; a file trained on another one is refused.
+    Returns the metadata under `stiv.lora` (empty for a file of another trainer). Raises
+    CheckpointError, naming the file, for one that is damaged or does not fit the model.
+    """
+    header = read_header(path)
+    metadata = _metadata(path, header.metadata)
+    if base is not None and metadata.get("base") != base:
+        raise CheckpointError(
+            path,
+            f"was trained on the base model {metadata.get('base')}, not on {base}: "
+            "start from that base, or give no base to check",
+        )
+    shapes = {name: info.shape for name, info in header.tensors.items()}
+    paths, rank = _check_shapes(path, model, shapes)
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # safetensors has several kinds, none common to all versions
+        raise CheckpointError(path, f"cannot be read: {error}; get the file again") from error
+    alphas = {float(tensors.get(f"{PREFIX}{name}.alpha", rank)) for name in paths}
+    alpha = alphas.pop()
+    if alphas or not (math.isfinite(alpha) and alpha > 0):
+        raise CheckpointError(
+            path, "has no single alpha above 0 for all layers: use a file of this trainer"
+        )
+    if not _layers(model):
+        add_lora(model, rank, alpha, paths)
+    layers = _layers(model)
+    present = _rank_and_alpha(next(iter(layers.values())))
+    if set(layers) != set(paths) or present != (rank, alpha):
+        raise CheckpointError(
+            path,
+            f"has rank {rank}, alpha {alpha:g} and {len(paths)} layers, the model's LoRA rank "
+            f"{present[0]}, alpha {present[1]:g} and {len(layers)}: use the run's own settings",
+        )
+    with torch.no_grad():
+        for name, layer in layers.items():
+            for parameter, part in zip(_pair(layer), _PARTS, strict=False):
+                parameter.copy_(tensors[f"{PREFIX}{name}.{part}"])
+    return metadata
+
+
+def merge_lora(model: nn.Module) -> nn.Module:
+    """Fold the adapter into the weights; in place, the model has its plain layers again.
+
+    The sum is taken in float32 and rounded to the base's dtype. A base in low precision gives
+    what training saw, not the checkpoint's own weights: to export, merge into a model that was
+    loaded anew. Raises ValueError for a model without LoRA layers.
+    """
+    for path, layer in _adapted(model).items():
+        base = layer.get_base_layer()
+        if isinstance(base, LowPrecisionLinear):
+            base = base.widened()
+        down, up = _pair(layer)
+        rank, alpha = _rank_and_alpha(layer)
+        with torch.no_grad():
+            change = (alpha / rank) * (up.float() @ down.float())
+            base.weight.copy_(base.weight.float() + change)
+        parent, _, child = path.rpartition(".")
+        setattr(model.get_submodule(parent) if parent else model, child, base)
+    for left in ("peft_config", "active_adapter"):  # peft's marks on the model
+        if left in vars(model):
+            delattr(model, left)
+    return model
+
+
+def _inject(model: nn.Module, rank: int, alpha: float, dropout: float, layers: list[str]) -> None:
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
+
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout)
+    with torch.random.fork_rng(devices=[]):  # peft draws a start of its own, replaced afterwards
+        inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+    model.requires_grad_(False)
+    for layer in _layers(model).values():
+        for parameter in _pair(layer):
+            parameter.requires_grad_(True)
+
+
+def _layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The adapted layers by their path in the model, without importing peft."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if hasattr(module, "lora_A") and hasattr(module, "get_base_layer")
+    }
+
+
+def _adapted(model: nn.Module) -> dict[str, nn.Module]:
+    layers = _layers(model)
+    if not layers:
+        raise ValueError("the model has no LoRA layers: call add_lora or load_lora first")
+    return layers
+
+
+def _pair(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
+    """A (rank, in) and B (out, rank)."""
+    return layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+
+
+def _rank_and_alpha(layer: nn.Module) -> tuple[int, float]:
+    return layer.r[_ADAPTER], float(layer.lora_alpha[_ADAPTER])
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    gather = getattr(tensor, "full_tensor", None)  # of a sharded parameter
+    return (tensor if gather is None else gather()).float().cpu().clone()
+
+
+def _metadata(path: Path, stored: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        values = parse_json(stored.get("stiv.lora", "{}"))
+    except ValueError as error:
+        raise CheckpointError(path, f"has unreadable LoRA metadata: {error}") from error
+    if not isinstance(values, dict) or values.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(path, f"its LoRA format is unknown: expected {FORMAT!r}")
+    return values
+
+
+def _check_shapes(
+    path: Path, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[list[str], int]:
+    """The layers' paths and their common rank, after every check that shapes allow."""
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linear |= {name: layer.get_base_layer() for name, layer in _layers(model).items()}
+    paths: dict[str, None] = {}
+    for name in shapes:
+        part = next((part for part in _PARTS if name.endswith(f".{part}")), None)
+        layer = name.removeprefix(PREFIX).removesuffix(f".{part}")
+        if part is None or not name.startswith(PREFIX) or layer not in linear:
+            raise CheckpointError(
+                path, f"tensor {name} fits no layer of this model: use a LoRA of this network"
+            )
+        paths[layer] = None
+    if not paths:
+        raise CheckpointError(path, "holds no tensors: expected a LoRA")
+    rank = next((shape[0] for n, shape in shapes.items() if n.endswith(_PARTS[0]) and shape), 0)
+    for layer in paths:
+        wide = linear[layer]
+        wanted = ((rank, wide.in_features), (wide.out_features, rank))
+        for part, shape in zip(_PARTS, (*wanted, ()), strict=True):
+            name = f"{PREFIX}{layer}.{part}"
+            found = shapes.get(name, () if part == "alpha" else None)
+            if found != shape or rank < 1:
+                raise CheckpointError(
+                    path, f"tensor {name} has shape {found}: expected {shape}; use another LoRA"
+                )
+    return list(paths), rank
