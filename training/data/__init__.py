@@ -1,0 +1,1 @@
+"""From raw files to batches: formats, decoding, clips, index, plan and loader."""
