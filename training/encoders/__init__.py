@@ -1,0 +1,1 @@
+"""Frozen encoders, opened from the same single files that ComfyUI's users have."""
