@@ -2,8 +2,9 @@
 
 Steps are shared out between streams by weight. A stream runs through its data set in epochs: its
 batches in shuffled order, each of one bucket, each bucket's samples shuffled anew every epoch.
-All orders are computed per index (grain's `index_shuffle`), so a plan over 90 million samples
-takes no memory for them, and any step is reached at once: resuming needs the step's number only.
+Orders are computed per index (grain's `index_shuffle`; small ones from a table), so a plan over
+90 million samples takes no memory for them, and any step is reached at once: resuming needs the
+step's number only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ MAX_PERIOD = 100_000
 """Longest cycle of streams: weights whose exact cycle is longer are rounded to shares of this."""
 
 _MAX_COUNT = 2**32  # what index_shuffle permutes
+_SMALL = 2**16  # it walks through at least so many: for fewer, a table is faster (10 ms to 1 us)
 _BATCHES, _SAMPLES = 0, 1  # what is shuffled, as part of a seed
 
 
@@ -116,9 +118,10 @@ class Bucket:
 class Plan:
     """The batches of a run of `steps` steps.
 
-    A sample comes `repeats` times in an epoch of its stream, once less where it is among the
+    In an epoch of its stream a sample comes `repeats` times, once less where it is among the
     bucket's `dropped`. A bucket with fewer samples than its batch is repeated until it fills one,
-    with a warning: four clips can be overfitted with a batch of eight.
+    with a warning: four clips can be overfitted with a batch of eight. There, too, samples come
+    equally often give or take one.
 
     The order depends on the seed, the streams' order, batches, repeats and counts, and not on
     ranks, workers or `steps`: a run may be prolonged. See `digest`.
@@ -200,10 +203,10 @@ class Plan:
 
     def _shuffle(self, index: int, count: int, *purpose: int) -> int:
         """Place of `index` in the permutation of [0, count) that belongs to a purpose."""
+        if count <= _SMALL:
+            return int(_permutation(count, self.seed, *purpose)[index])
         from grain.experimental import index_shuffle  # here: it takes a second to import
 
-        if count == 1:
-            return 0
         key = _key(self.seed, *purpose)
         return index_shuffle(index, max_index=count - 1, seed=key, rounds=4)
 
@@ -278,6 +281,11 @@ def _part(batch: int, rank: int, world: int) -> range:
             f"make it {' or '.join(map(str, near))}"
         )
     return range(rank * size, (rank + 1) * size)
+
+
+@lru_cache(maxsize=256)  # of at most 128 KiB each
+def _permutation(count: int, *purpose: int) -> np.ndarray:
+    return np.random.default_rng(purpose).permutation(count).astype(np.uint16)
 
 
 @lru_cache(maxsize=256)
