@@ -266,10 +266,11 @@ def row_source(row: Mapping[str, Any], root: Path) -> Source:
 
 def row_captions(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The captions of a row, () where it has none. Raises ValueError for anything but text."""
-    captions = _strings(row, "captions")
-    for key in _CAPTION_KEYS:
-        captions = captions or _strings(row, key)
-    return tuple(caption.strip() for caption in captions if caption.strip())
+    for key in ("captions", *_CAPTION_KEYS):
+        captions = tuple(text.strip() for text in _strings(row, key) if text.strip())
+        if captions:
+            return captions
+    return ()
 
 
 def _strings(row: Mapping[str, Any], key: str) -> list[str]:

@@ -97,6 +97,10 @@ class Media:
             stream = open(file, "rb")  # noqa: SIM115  the caller closes it
         except FileNotFoundError:
             raise MediaError("file not found") from None
+        size = self.member.size if self.member else os.fstat(stream.fileno()).st_size
+        if not size and file.is_file():
+            stream.close()
+            raise MediaError("empty file")
         return io.BufferedReader(_Stretch(stream, self.member)) if self.member else stream
 
     def timeline(self) -> Timeline:
@@ -164,7 +168,7 @@ class Media:
                     metadata_errors="replace",
                     buffer_size=2**18,
                 )
-            except (av.FFmpegError, ValueError) as error:
+            except (av.FFmpegError, OSError, ValueError) as error:
                 raise MediaError(f"not a video that can be read ({say(error)})") from error
             with container:
                 if not container.streams.video:
