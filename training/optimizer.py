@@ -1,85 +1,116 @@
-"""AdaFactor with momentum, as the paper trains (section 4: beta1 0.9, beta2 0.999, no decay).
-
-The second moment of a matrix is kept as its row and column means, so the state is little more
-than the momentum. Order of one update: factored root mean square, clip of the update's own RMS,
-learning rate, momentum without debiasing.
-"""
+"""The optimizers a run may choose, and their state as named tensors for checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-_TINY = 1e-30
+from .adafactor import AdaFactor, Beta2Mode, Precision
+
+__all__ = ["AdaFactor", "build_optimizer", "load_optimizer_state", "optimizer_state"]
 
 
-class AdaFactor(Optimizer):
-    """AdaFactor (Shazeer and Stern, 2018) with first moment.
+def build_optimizer(
+    named_parameters: Iterable[tuple[str, Tensor]],
+    kind: Literal["adafactor", "adamw"] = "adafactor",
+    lr: float = 2e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    *,
+    beta2_mode: Beta2Mode = "capped",
+    momentum: Precision = "fp32",
+    clip: float = 1.0,
+) -> Optimizer:
+    """The optimizer of the parameters that require gradients, plain or sharded by FSDP2.
 
-    lr: step size in units of a unit-RMS update. betas: decay of momentum and second moment.
-    debias: cap the second moment's decay at 1 - step^-0.8, so that the first steps do not
-    divide by a moment that is still near its zero start. clip: largest RMS of one update.
+    Weights of layers form one group, everything else (biases, norms, tables of modulation, the
+    mask token) a second one without weight decay. beta2_mode, momentum and clip (the RMS of an
+    update) are AdaFactor's. Raises ValueError for an unknown kind or when nothing is trained.
     """
-
-    def __init__(
-        self,
-        params: Iterable[Tensor],
-        lr: float = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        *,
-        debias: bool = True,
-        clip: float = 1.0,
-    ):
-        for name, value, low, high in (
-            ("lr", lr, 0.0, 1.0),
-            ("beta1", betas[0], 0.0, 1.0),
-            ("beta2", betas[1], 0.0, 1.0),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"AdaFactor {name} is {value!r}: expected {low} to {high}")
-        super().__init__(params, {"lr": lr, "betas": betas, "debias": debias, "clip": clip})
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, self.state[parameter], group)
-
-    def _update(self, parameter: Tensor, state: dict[str, Tensor], group: dict) -> None:
-        # A convolution is a matrix of its outputs; vectors keep their whole second moment.
-        gradient = parameter.grad.flatten(1) if parameter.ndim > 2 else parameter.grad
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.int64)
-            state["momentum"] = torch.zeros_like(gradient)
-            for name, shape in _moment_shapes(gradient).items():
-                state[name] = gradient.new_zeros(shape)
-        state["step"] += 1
-        beta1, beta2 = group["betas"]
-        if group["debias"]:
-            beta2 = min(beta2, 1 - int(state["step"]) ** -0.8)
-        update = gradient * _inverse_root(state, gradient, beta2)
-        rms = torch.linalg.vector_norm(update) / update.numel() ** 0.5
-        update *= group["lr"] / (rms / group["clip"]).clamp(min=1.0)
-        state["momentum"].lerp_(update, 1 - beta1)
-        parameter.sub_(state["momentum"].view_as(parameter))
+    trained = [(name, p) for name, p in named_parameters if p.requires_grad]
+    if not trained:
+        raise ValueError("no parameter requires a gradient: there is nothing to train")
+    layers = [p for name, p in trained if _decays(name, p)]
+    others = [p for name, p in trained if not _decays(name, p)]
+    groups = [
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((layers, weight_decay), (others, 0.0))
+        if params
+    ]
+    if kind == "adafactor":
+        return AdaFactor(groups, lr, betas, beta2_mode=beta2_mode, momentum=momentum, clip=clip)
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    raise ValueError(f"optimizer kind is {kind!r}: expected 'adafactor' or 'adamw'")
 
 
-def _moment_shapes(gradient: Tensor) -> dict[str, tuple[int, ...]]:
-    if gradient.ndim < 2:
-        return {"second": tuple(gradient.shape)}
-    return {"rows": (gradient.shape[0], 1), "columns": (1, gradient.shape[1])}
+def _decays(name: str, parameter: Tensor) -> bool:
+    return parameter.ndim >= 2 and name.endswith("weight")
 
 
-def _inverse_root(state: dict[str, Tensor], gradient: Tensor, beta2: float) -> Tensor:
-    """1 / sqrt of the second moment, broadcastable to the gradient; updates the moment."""
-    square = gradient.square() + _TINY
-    if "second" in state:
-        return state["second"].lerp_(square, 1 - beta2).rsqrt()
-    rows = state["rows"].lerp_(square.mean(1, keepdim=True), 1 - beta2)
-    columns = state["columns"].lerp_(square.mean(0, keepdim=True), 1 - beta2)
-    return (rows / rows.mean()).rsqrt() * columns.rsqrt()
+def optimizer_state(
+    optimizer: Optimizer, named_parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """{"<parameter's name>.<field>": tensor}, the tensors themselves, not copies.
+
+    State that does not exist before the first step is made (zeros), so the names depend on the
+    parameters alone: what `torch.distributed.checkpoint` saves, and what it can load into. Fields
+    are `step` and, for AdaFactor, `momentum` with `rows` and `columns` (matrices) or `second`
+    (vectors); for AdamW `exp_avg` and `exp_avg_sq`. Raises ValueError where a parameter of the
+    optimizer has no name.
+    """
+    groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+    names = {parameter: name for name, parameter in named_parameters.items()}
+    nameless = [tuple(p.shape) for p in groups if p not in names]
+    if nameless:
+        raise ValueError(
+            f"{len(nameless)} parameters of the optimizer have no name, the first of shape "
+            f"{nameless[0]}: give the mapping that the optimizer was built from"
+        )
+    return {
+        f"{names[parameter]}.{field}": value
+        for parameter, group in groups.items()
+        for field, value in _state_of(optimizer, parameter, group).items()
+    }
+
+
+@torch.no_grad()
+def load_optimizer_state(
+    optimizer: Optimizer, named_parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> None:
+    """Copy tensors as `optimizer_state` names them into the optimizer.
+
+    Raises ValueError, before anything is changed, for names or shapes that do not fit.
+    """
+    state = optimizer_state(optimizer, named_parameters)
+    if wrong := sorted(set(state) ^ set(tensors)):
+        where = "is missing" if wrong[0] in state else "belongs to no parameter of this run"
+        raise ValueError(
+            f"optimizer state: {wrong[0]!r} {where} ({len(wrong)} names differ): "
+            "resume with the model and the optimizer that the state was saved with"
+        )
+    for name, target in state.items():
+        if target.shape != tensors[name].shape:
+            raise ValueError(
+                f"optimizer state: {name!r} has shape {tuple(tensors[name].shape)}: "
+                f"expected {tuple(target.shape)}"
+            )
+    for name, target in state.items():
+        if target is not tensors[name]:
+            target.copy_(tensors[name])
+
+
+def _state_of(optimizer: Optimizer, parameter: Tensor, group: dict) -> dict[str, Tensor]:
+    if isinstance(optimizer, AdaFactor):
+        return optimizer.init_state(parameter, group)
+    state = optimizer.state[parameter]
+    if not state:  # what torch's Adam itself makes at the first step
+        device = parameter.device if group.get("fused") or group.get("capturable") else None
+        state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+        state["exp_avg"] = torch.zeros_like(parameter)
+        state["exp_avg_sq"] = torch.zeros_like(parameter)
+    return state
