@@ -24,6 +24,9 @@ from .watch.files import atomic
 TARGETS = ("qkv", "proj", "q", "kv", "fc1", "fc2")
 """Every linear layer of a block: self-attention, cross-attention, FFN."""
 
+MODELSPEC = ("title", "license", "date", "author", "description", "trigger_phrase", "tags")
+"""Metadata that goes under the public modelspec names."""
+
 PREFIX = "diffusion_model."
 FORMAT = "1"
 _ADAPTER = "default"
@@ -109,10 +112,10 @@ def save_lora(
 ) -> None:
     """Write the adapter, atomically, as a file that LoraLoaderModelOnly loads.
 
-    `metadata` needs `base` (tensor hash of the checkpoint that it was trained on) and `steps`;
-    `modelspec` in it is a table of public keys (title, license, …), and whatever else it holds
-    (recipe, data set) goes with the rest into `stiv.lora` as JSON. `dtype` float32 continues a
-    run exactly; bfloat16 or float16 halves a file that is only to be used.
+    `metadata` needs `base` (tensor hash of the checkpoint that it was trained on) and `steps`.
+    Its keys of `MODELSPEC` are stored under their public names; whatever else it holds (recipe,
+    data set) goes with rank and alpha into `stiv.lora` as JSON. `dtype` float32 continues a run
+    exactly; bfloat16 or float16 halves a file that is only to be used.
     Raises ValueError for missing metadata or values that JSON has not, OSError when it cannot
     be written.
     """
@@ -120,14 +123,14 @@ def save_lora(
         raise ValueError(f"{path}: LoRA metadata lacks {' and '.join(missing)}: give both")
     layers = _adapted(model)
     rank, alpha = _rank_and_alpha(next(iter(layers.values())))
-    values = {key: value for key, value in metadata.items() if key != "modelspec"}
+    values = {key: value for key, value in metadata.items() if key not in MODELSPEC}
     values = {"format": FORMAT, "rank": rank, "alpha": alpha, **values}
     spec = {
         "sai_model_spec": "1.0.1",
         "architecture": "stiv/lora",
         "implementation": "https://arxiv.org/abs/2412.07730",
         "title": Path(path).stem,
-        **metadata.get("modelspec", {}),
+        **{key: metadata[key] for key in MODELSPEC if key in metadata},
     }
     try:
         text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)

@@ -24,8 +24,9 @@ def in_blocks(name: str) -> bool:
 def freeze_in(model: nn.Module, dtype: torch.dtype) -> int:
     """Store the frozen linear weights of the blocks in `dtype`; in place.
 
-    Call it after `add_lora` (the trainable layers stay as they are). Biases, norms, embeddings
-    and the output layer keep their dtype: they are 2% of the weights and the most sensitive.
+    Call it before or after `add_lora`; weights that require a gradient stay as they are. Biases,
+    norms, embeddings and the output layer keep their dtype: they are 2% of XL's weights and the
+    most sensitive.
     float8 has one power of two per output row as its scale, so that widening it is exact in any
     dtype and the error is that of float8's three mantissa bits: at most 1/16 of a weight that is
     at least 1/28,000 of its row's largest.
@@ -42,7 +43,7 @@ def freeze_in(model: nn.Module, dtype: torch.dtype) -> int:
         if in_blocks(name) and isinstance(module, nn.Linear) and not module.weight.requires_grad
     ]
     if not frozen:
-        raise ValueError("no linear layer of the blocks is frozen: call add_lora before freeze_in")
+        raise ValueError("no linear layer of the blocks is frozen: add_lora freezes them")
     count = 0
     for name, linear in frozen:
         if isinstance(linear, LowPrecisionLinear):

@@ -128,12 +128,12 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     model = network()
     add_lora(model, 4, 2.0, ["qkv"])
     path = tmp_path / "style.safetensors"
-    save_lora(path, model, {**METADATA, "modelspec": {"title": "Style", "license": "MIT"}})
+    save_lora(path, model, {**METADATA, "title": "Style", "license": "MIT", "clips": 3})
     with safe_open(path, framework="pt") as file:
         metadata, names = file.metadata(), set(file.keys())
     said = json.loads(metadata["stiv.lora"])
-    assert said == {"format": "1", "rank": 4, "alpha": 2.0, **METADATA}
-    assert metadata["modelspec.title"] == "Style"
+    assert said == {"format": "1", "rank": 4, "alpha": 2.0, "clips": 3, **METADATA}
+    assert (metadata["modelspec.title"], metadata["modelspec.license"]) == ("Style", "MIT")
     assert metadata["modelspec.architecture"] == "stiv/lora"
     stem = "diffusion_model.blocks.0.spatial_attn.qkv"
     assert {f"{stem}.lora_A.weight", f"{stem}.lora_B.weight", f"{stem}.alpha"} <= names
@@ -243,6 +243,25 @@ def test_gradients_through_a_frozen_base_are_those_of_its_widened_weights(veloci
     assert all(difference(found[n], expected[n]) < 1e-5 for n in found)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+def test_a_base_may_be_frozen_before_or_after(velocity, dtype) -> None:
+    after = network()
+    add_lora(after, 4, 2.0)
+    freeze_in(after, dtype)
+    before = network().requires_grad_(False)
+    freeze_in(before, dtype)
+    add_lora(before, 4, 2.0)
+    outputs = []
+    for model in (before, after):
+        trained(model)
+        assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+        outputs.append(velocity(model))
+    assert torch.equal(*outputs)
+    merged = merge_lora(before)
+    assert not [m for m in merged.modules() if isinstance(m, LowPrecisionLinear)]
+    assert difference(velocity(merged), outputs[0]) < 1e-5
+
+
 def test_float8_rows_have_scales_of_their_own() -> None:
     model = network()
     weight = model.blocks[0].mlp.fc1.weight
@@ -262,7 +281,7 @@ def test_float8_rows_have_scales_of_their_own() -> None:
 
 
 def test_freezing_needs_something_frozen_and_a_known_dtype() -> None:
-    with pytest.raises(ValueError, match="call add_lora before"):
+    with pytest.raises(ValueError, match="no linear layer of the blocks is frozen"):
         freeze_in(network(), torch.bfloat16)
     with pytest.raises(ValueError, match=r"torch\.int8: expected one of bfloat16, float8_e4m3fn"):
         freeze_in(network(), torch.int8)
