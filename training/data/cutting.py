@@ -22,6 +22,7 @@ from .formats import Member, Source
 from .media import MOST_FRAMES, Media, MediaError, Timeline
 
 SAME_ASPECT = 1.05  # sizes whose aspects differ by less than this factor are one shape
+MOST_CLIPS = 100_000  # of one file
 _STEADY = 0.25  # a rate is steady where no interval is further than this share off the mean
 _SLOWEST = 0.9  # of the wanted rate: below it frames would be shown twice
 _FASTEST = 240.0  # frames per second that a variable rate is taken at
@@ -181,10 +182,13 @@ def plan(source: Source, cutting: Cutting) -> list[Cut]:
     else:
         length = choose_length(len(grid), cutting.frames, stride)
     content = media.content()
+    starts = choose_starts(len(grid), length, stride, cutting.extract, cutting.clips_per_video)
+    if len(starts) > MOST_CLIPS:
+        raise MediaError(f"gives {len(starts)} clips, expected at most {MOST_CLIPS}: cut it up")
     own = timeline.fps or 1.0
     taken = own / rate * stride if rate and length > 1 else 1.0  # frames of the file per frame
     cuts = []
-    for first in choose_starts(len(grid), length, stride, cutting.extract, cutting.clips_per_video):
+    for first in starts:
         index = grid[first : first + length * stride : stride][:length]
         key = f"{source.name}#{int(index[0]) + timeline.first}"
         rng = key_rng(cutting.seed, key) if cutting.crop == "random" else None
@@ -210,7 +214,10 @@ def cut(source: Source, cutting: Cutting, wanted: Cut) -> np.ndarray:
     T, H, W = wanted.bucket
     height, width, top, left = wanted.box
     clip = np.empty((T, H, W, 3), np.uint8)
+    size = int(wanted.micro[1]), int(wanted.micro[0])
     for index, image in enumerate(_media(source, cutting).frames(wanted.pts)):
+        if image.size != size:
+            raise MediaError(f"frame {index} is {image.size}, expected {size} as the first frame")
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.LANCZOS)
         clip[index] = np.asarray(image)[top : top + H, left : left + W]

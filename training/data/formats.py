@@ -382,6 +382,12 @@ def _parquet_rows(table: Path, reject: Reject) -> Iterator[tuple[str, Any]]:
     number = 0
     with file:
         for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                yield f"{table.name}:{number}", row
+            for index in range(batch.num_rows):
+                where = f"{table.name}:{number}"
                 number += 1
+                try:
+                    (row,) = batch.slice(index, 1).to_pylist()
+                except UnicodeDecodeError as error:
+                    reject(where, f"not UTF-8 ({error})")
+                    continue
+                yield where, row

@@ -11,6 +11,7 @@ the same from a film of ten hours as from one of ten seconds, apart from reading
 from __future__ import annotations
 
 import hashlib
+import heapq
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -29,7 +30,7 @@ from .pictures import MOST_FRAMES, MediaError, check_size, moments, open_picture
 # Formats that only ever read the file they are given: no play lists, no scripts of other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,ivf,obu"
 _HD_LINES = 720  # video of so many lines that does not name its colours is BT.709 by custom
-_SEEK_MARGINS = (0.0, 10.0)  # seconds before the wanted frame; after them from the beginning
+_SEEK_MARGINS = (0.0, 1.0, 10.0)  # seconds before the wanted frame; after them from the beginning
 
 
 @dataclass
@@ -188,7 +189,8 @@ class Media:
             pts = []
             try:
                 for packet in container.demux(video):
-                    moment = packet.dts if packet.pts is None else packet.pts
+                    by_dts = packet.pts is None or container.format.name == "avi"
+                    moment = packet.dts if by_dts else packet.pts
                     if moment is not None and not packet.is_discard and packet.size:
                         pts.append(moment)
                     if len(pts) > MOST_FRAMES:
@@ -235,15 +237,30 @@ class Media:
             except av.FFmpegError:
                 return
             try:
-                for frame in container.decode(video):
-                    moment = frame.dts if frame.pts is None else frame.pts
-                    if moment is None:
-                        continue
+                for moment, frame in _timed(container, video):
                     check_size(frame.width, frame.height)
                     self.decoded += 1
                     yield moment, _Lazy(frame, video.sample_aspect_ratio)
             except av.FFmpegError as error:
                 raise MediaError(f"decoding failed ({say(error)})") from error
+
+
+def _timed(container, video) -> Iterator[tuple[int, Any]]:
+    """Every frame with when it is shown.
+
+    AVI names only when packets are decoded. Frames come out in the order in which they are shown,
+    so each is shown at the earliest of these times that is left.
+    """
+    unnamed: list[int] = []
+    for packet in container.demux(video):
+        if container.format.name == "avi" and packet.dts is not None and packet.size:
+            heapq.heappush(unnamed, packet.dts)
+        for frame in packet.decode():
+            moment = frame.dts if frame.pts is None else frame.pts
+            if unnamed:
+                moment = heapq.heappop(unnamed)
+            if moment is not None:
+                yield moment, frame
 
 
 class _Lazy:

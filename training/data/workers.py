@@ -171,7 +171,7 @@ class _Process:
             return receive(self._process.stdout), ""
         except (EOFError, OSError, ValueError):
             if overrun.is_set():
-                return None, f"decoding took more than {limit:g} s and was stopped"
+                return None, f"decoding took more than {limit:g} s (time_limit) and was stopped"
             return None, self._cause()
         finally:
             timer.cancel()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from stiv.model import MICRO_CONDITIONS
 from tests.training.data.numbered import draw, read, write_animation, write_video
+from training.data import cutting as cutting_module
 from training.data.cutting import (
     SAME_ASPECT,
     Cutting,
@@ -28,6 +29,7 @@ from training.data.cutting import (
 )
 from training.data.formats import Source
 from training.data.media import Timeline
+from training.data.pictures import MediaError
 
 SIDES = st.integers(1, 64).map(lambda n: 16 * n)
 SIZES = st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=8)
@@ -200,6 +202,25 @@ def test_views_are_the_frames_of_one_clip(tmp_path: Path) -> None:
     assert (only.fps, only.micro[4:]) == (0, (1, 7))
     with pytest.raises(Drop, match="views fit no bucket"):
         plan(source, Cutting(sizes=[[48, 64]], frames=[5]))
+
+
+def test_frames_of_other_sizes_are_not_distorted(tmp_path: Path) -> None:
+    for i, size in enumerate([(48, 64), (64, 64)]):
+        Image.fromarray(draw(i, *size)).save(tmp_path / f"{i}.png")
+    source = Source(tmp_path, (), tmp_path.parent)
+    cutting = Cutting(sizes=[[48, 64]], frames=[2])
+    (only,) = plan(source, cutting)
+    with pytest.raises(MediaError, match=r"frame 1 is \(64, 64\), expected \(64, 48\)"):
+        cut(source, cutting, only)
+
+
+def test_a_file_of_endless_clips_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 30)
+    monkeypatch.setattr(cutting_module, "MOST_CLIPS", 29)
+    with pytest.raises(MediaError, match="gives 30 clips, expected at most 29"):
+        clips_of(path, frames=[1], extract="all")
 
 
 def test_the_crop_is_where_the_conditions_say(tmp_path: Path) -> None:
