@@ -119,15 +119,22 @@ def test_the_hosts_numbers(
 def test_old_and_new_names_of_the_same_weights(tmp_path: Path, small: Path) -> None:
     """diffusers' own conversion, the other way round by hand for a small VAE."""
     state, old = load_file(small), {}
+    mid = "mid_block.attentions.0"
     table = [
-        ("encoder.down_blocks.", "encoder.down."), ("mid_block.resnets.0", "mid.block_1"),
-        ("mid_block.resnets.1", "mid.block_2"), ("mid_block.attentions.0.group_norm", "mid.attn_1.norm"),
-        ("mid_block.attentions.0.to_q", "mid.attn_1.q"), ("mid_block.attentions.0.to_k", "mid.attn_1.k"),
-        ("mid_block.attentions.0.to_v", "mid.attn_1.v"),
-        ("mid_block.attentions.0.to_out.0", "mid.attn_1.proj_out"), (".resnets.", ".block."),
-        ("downsamplers.0", "downsample"), ("upsamplers.0", "upsample"), ("conv_norm_out", "norm_out"),
+        ("encoder.down_blocks.", "encoder.down."),
+        ("mid_block.resnets.0", "mid.block_1"),
+        ("mid_block.resnets.1", "mid.block_2"),
+        (f"{mid}.group_norm", "mid.attn_1.norm"),
+        (f"{mid}.to_q", "mid.attn_1.q"),
+        (f"{mid}.to_k", "mid.attn_1.k"),
+        (f"{mid}.to_v", "mid.attn_1.v"),
+        (f"{mid}.to_out.0", "mid.attn_1.proj_out"),
+        (".resnets.", ".block."),
+        ("downsamplers.0", "downsample"),
+        ("upsamplers.0", "upsample"),
+        ("conv_norm_out", "norm_out"),
         ("conv_shortcut", "nin_shortcut"),
-    ]  # fmt: skip
+    ]
     for name, tensor in state.items():
         for new, ldm in table:
             name = name.replace(new, ldm)
