@@ -187,7 +187,7 @@ def plan(source: Source, cutting: Cutting) -> list[Cut]:
         raise MediaError(f"gives {len(starts)} clips, expected at most {MOST_CLIPS}: cut it up")
     own = timeline.fps or 1.0
     taken = own / rate * stride if rate and length > 1 else 1.0  # frames of the file per frame
-    cuts = []
+    cuts: dict[str, Cut] = {}  # where the rate varies, clips may begin with the same frame
     for first in starts:
         index = grid[first : first + length * stride : stride][:length]
         key = f"{source.name}#{int(index[0]) + timeline.first}"
@@ -195,7 +195,8 @@ def plan(source: Source, cutting: Cutting) -> list[Cut]:
         box = place_crop(timeline.height, timeline.width, size, rng)
         micro = (timeline.height, timeline.width, *box[2:], taken, length)
         fps = rate / stride if length > 1 else 0.0
-        cuts.append(
+        cuts.setdefault(
+            key,
             Cut(
                 key,
                 timeline.pts[index].tolist(),
@@ -204,9 +205,9 @@ def plan(source: Source, cutting: Cutting) -> list[Cut]:
                 tuple(float(value) for value in micro),
                 content,
                 fps,
-            )
+            ),
         )
-    return cuts
+    return list(cuts.values())
 
 
 def cut(source: Source, cutting: Cutting, wanted: Cut) -> np.ndarray:

@@ -175,6 +175,8 @@ class Media:
                 if not container.streams.video:
                     raise MediaError("no video stream in it")
                 video = container.streams.video[0]
+                if video.codec_context is None:
+                    raise MediaError("no decoder for its video")
                 video.codec_context.thread_count = 1  # decoding in threads can deadlock
                 video.codec_context.thread_type = "NONE"
                 yield container, video

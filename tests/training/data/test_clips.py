@@ -121,6 +121,31 @@ def test_a_file_that_hangs_the_decoder_is_quarantined(tmp_path: Path) -> None:
     ]
 
 
+def test_damaged_files_never_stop_the_run(tmp_path: Path) -> None:
+    originals = [
+        write_video(tmp_path / "a.mp4", 12),
+        write_video(tmp_path / "a.ts", 12),
+        write_video(tmp_path / "a.webm", 12, codec="libvpx-vp9"),
+        write_animation(tmp_path / "a.webp", [50] * 6),
+    ]
+    rng = np.random.default_rng(0)
+    root = tmp_path / "damaged"
+    root.mkdir()
+    for number in range(24):
+        original = originals[number % len(originals)]
+        data = np.frombuffer(original.read_bytes(), np.uint8).copy()
+        places = rng.integers(0, len(data) if number % 3 else 200, 10)
+        data[places] = rng.integers(0, 256, 10)
+        (root / f"{number:02d}{original.suffix}").write_bytes(data.tobytes())
+    (root / "last.mp4").write_bytes(originals[0].read_bytes())
+    report = Report()
+    settings = spec(root, frames=[1, 4], uncaptioned="empty", min_side=1)
+    keys = [c.key for c in clips(settings, report=report)]
+    assert keys[-1] == "last.mp4#0" and report.sources == 25
+    bad = {name.split("#")[0] for name, _ in report.quarantined}
+    assert bad and len(keys) + len(bad) + report.drops.total() == 25
+
+
 def test_missing_files_and_repeated_clips_are_reported(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4")
     rows = [{"path": name, "text": "x"} for name in ("a.mp4", "gone.mp4", "a.mp4")]

@@ -182,6 +182,14 @@ def test_a_variable_rate_is_taken_at_even_times(tmp_path: Path) -> None:
     assert numbers == [0, 2, 6, 8]  # at 0, 0.2, 0.4 and 0.6 s
 
 
+def test_a_long_pause_gives_one_clip_of_its_picture(tmp_path: Path) -> None:
+    path = write_animation(tmp_path / "a.webp", [100] * 10 + [60_000] + [100] * 10)
+    cuts, numbers = clips_of(path, extract="all")
+    assert len({c.key for c in cuts}) == len(cuts) < 10
+    assert numbers[:2] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert numbers[2] == [10] * 5
+
+
 def test_seconds_bound_the_clips(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 40, 20)
     cutting = Cutting(sizes=[[48, 64]], frames=[5], extract="all")
