@@ -22,10 +22,10 @@ def line_chart(title: str, series: Mapping[str, Points], *, is_log: bool = False
     series: name to (step, value) in order of step; values that are None or not finite are left
     out. is_log: logarithmic values where all are above 0. "" where nothing is left to draw.
     """
-    drawn = {name: thinned(_sound(points)) for name, points in series.items()}
-    drawn = {name: points for name, points in drawn.items() if points}
-    if not drawn:
+    sound = {name: kept for name, points in series.items() if (kept := _sound(points))}
+    if not sound:
         return ""
+    drawn = {name: thinned(points) for name, points in sound.items()}
     ys = [y for points in drawn.values() for _, y in points]
     xs = [x for points in drawn.values() for x, _ in points]
     is_log = is_log and min(ys) > 0
@@ -38,7 +38,7 @@ def line_chart(title: str, series: Mapping[str, Points], *, is_log: bool = False
         *(_line(i, name, points, x_of, y_of) for i, (name, points) in enumerate(drawn.items())),
         "</svg>",
     ]
-    return "\n".join(parts) + _legend(drawn)
+    return "\n".join(parts) + _legend(sound)
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> Points:
@@ -71,7 +71,7 @@ class _Scale:
         shares = [i / (count - 1) for i in range(count)]
         values = [self.low * (1 - share) + self.high * share for share in shares]
         return [
-            (round(self.start + share * (self.end - self.start), 2), f"{self.back(value):.4g}")
+            (round(self.start + share * (self.end - self.start), 2), _label(self.back(value)))
             for share, value in zip(shares, values, strict=True)
         ]
 
@@ -103,11 +103,18 @@ def _line(index: int, name: str, points: Points, x_of: _Scale, y_of: _Scale) -> 
     )
 
 
-def _legend(drawn: Mapping[str, Points]) -> str:
+def _label(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if 10 * size <= abs(value) < 10_000 * size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}"
+
+
+def _legend(sound: Mapping[str, Points]) -> str:
     """Names with the last value as it is in the data."""
     entries = [
         f'<span><i style="background:{_COLOURS[i % len(_COLOURS)]}"></i>'
         f"{html.escape(name)}: {points[-1][1]:.5g}</span>"
-        for i, (name, points) in enumerate(drawn.items())
+        for i, (name, points) in enumerate(sound.items())
     ]
     return f'<p class="legend">{" ".join(entries)}</p>'

@@ -93,14 +93,19 @@ def contact_sheet(clips: np.ndarray, prompts: Sequence[str]) -> Image.Image:
 
 
 def _fitting(prompt: str, font, width: int) -> str:
-    """The beginning of a prompt that fits, on one line and of characters that can be drawn."""
-    text = " ".join(prompt[:500].split())
+    """The beginning of a prompt that fits, on one line.
+
+    The font that comes with Pillow has ASCII only: accents go, other characters become "?".
+    """
+    plain = unicodedata.normalize("NFKD", prompt[:500])
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    text = " ".join(plain.encode("ascii", "replace").decode().split())
     text = "".join(c for c in text if c.isprintable()) or "(empty prompt)"
     if len(prompt) <= 500 and font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
+    while text and font.getlength(text + "...") > width:
         text = text[:-1]
-    return text + "…"
+    return text + "..."
 
 
 def _write_video(path: Path, frames: np.ndarray, fps: float) -> None:

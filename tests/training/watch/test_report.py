@@ -167,4 +167,5 @@ def test_long_curves_are_means_of_neighbours(values: list[float]) -> None:
     assert min(values) - 1e-3 <= min(y for _, y in short)
     assert max(values) + 1e-3 >= max(y for _, y in short)
     size = -(-len(points) // MOST_POINTS)
+    assert f"loss: {values[-1]:.5g}" in line_chart("Loss", {"loss": points})  # not a mean
     assert short[0][1] == pytest.approx(sum(values[:size]) / size, abs=1e-6)
