@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,9 +149,9 @@ def activation_bytes(
 ) -> int:
     """Bytes that the forward pass of one sample keeps for the backward pass, eager mode on a GPU.
 
-    none: everything; selective: the input of each block and its attention outputs (paper, section
-    4); full: the input alone. With either, backward needs `block_bytes` on top, once. Compiled
-    blocks keep less.
+    none: everything; selective: the input of each block and its self-attention outputs (paper,
+    section 4); full: the input alone. With either, backward needs `block_bytes` on top, once.
+    Compiled blocks keep less.
     """
     grid, sizes = Grid.of(config, shape), _SIZES[precision]
     main = grid.masked(kept)
@@ -218,8 +218,8 @@ def _input_bytes(config: STIVConfig, grid: Grid, sizes: _Bytes) -> int:
 
 
 def _attention_bytes(config: STIVConfig, grid: Grid, sizes: _Bytes) -> int:
-    """Outputs of a block's attentions with their log-sum-exps."""
-    count = 2 + (config.temporal_attention and grid.T > 1)
+    """Outputs of a block's self-attentions with their log-sum-exps."""
+    count = 1 + (config.temporal_attention and grid.T > 1)
     return count * grid.T * grid.S * (config.width * sizes.low + config.heads * _F32)
 
 
@@ -295,6 +295,58 @@ def _optimizer_bytes(shapes, kind: str, momentum: str, shard: int) -> int:
         raise ValueError(f"optimizer kind is {kind!r}: expected 'adafactor' or 'adamw'")
     factored = sum(sum(shape) for shape in shapes.values())  # a vector's second moment is whole
     return {"fp32": 4, "bf16": 2}[momentum] * shard + _F32 * factored
+
+
+def lora_parameters(config: STIVConfig, rank: int, targets: Sequence[str]) -> int:
+    """Trainable numbers of a LoRA, see `training.lora.add_lora`."""
+    return sum(rank * (outer + inner) for outer, inner in _lora_layers(config, targets))
+
+
+def _lora_layers(config: STIVConfig, targets: Sequence[str]) -> list[tuple[int, int]]:
+    found = []
+    for name, shape in expected_shapes(config).items():
+        layer = name.removesuffix(".weight")
+        ends = any(layer == t or (_in_blocks(layer) and layer.endswith(f".{t}")) for t in targets)
+        if layer != name and ends and len(shape) == 2:
+            found.append(shape)
+    return found
+
+
+def _in_blocks(name: str) -> bool:
+    return name.startswith(("blocks.", "decoder_blocks."))
+
+
+def lora_state_bytes(
+    config: STIVConfig,
+    rank: int,
+    targets: Sequence[str],
+    base: Literal["fp32", "bf16", "fp8"] = "fp32",
+    optimizer: Literal["adafactor", "adamw"] = "adafactor",
+    momentum: Literal["fp32", "bf16"] = "fp32",
+    *,
+    precision: Precision = "bf16",
+    ema: bool = True,
+) -> StateBytes:
+    """Memory of a LoRA's training state: a frozen base, and all the rest for the adapter alone."""
+    shapes = expected_shapes(config)
+    large = [math.prod(s) for n, s in shapes.items() if _in_blocks(n) and len(s) == 2]
+    small = parameters(config) - sum(large)
+    count = lora_parameters(config, rank, targets)
+    adapter = {
+        f"{i}.{part}": size
+        for i, (outer, inner) in enumerate(_lora_layers(config, targets))
+        for part, size in (("A", (rank, inner)), ("B", (outer, rank)))
+    }
+    copies = 0  # a stored weight is widened for one product at a time
+    if precision == "bf16":
+        copies = 2 * (parameters(config) if base == "fp32" else small + 2 * max(large))
+    return StateBytes(
+        weights={"fp32": 4, "bf16": 2, "fp8": 1}[base] * sum(large) + _F32 * (small + count),
+        gradients=_F32 * count,
+        optimizer=_optimizer_bytes(adapter, optimizer, momentum, count),
+        ema=_F32 * count if ema else 0,
+        copies=copies,
+    )
 
 
 # --- devices -------------------------------------------------------------------------------------

@@ -20,11 +20,15 @@ from training.estimate import (
     Grid,
     activation_bytes,
     flops,
+    lora_parameters,
+    lora_state_bytes,
     mfu,
     parameters,
     peak_flops,
     state_bytes,
 )
+from training.lora import add_lora
+from training.low_precision import freeze_in
 from training.optimizer import build_optimizer, optimizer_state
 
 TINY = STIVConfig(width=64, depth=2, heads=2, text_width=24, pooled_width=16, mask_decoder_blocks=0)
@@ -199,22 +203,26 @@ def test_activations_are_those_that_autograd_keeps(changes, precision, monkeypat
     assert estimate == pytest.approx(found, rel=0.03)
 
 
-def test_checkpointing_keeps_what_the_published_table_says() -> None:
-    """GB a sample, in bfloat16: XL and M at 256 and 512 px, without blocks after unmasking."""
+def test_checkpointing_keeps_what_was_measured() -> None:
+    """GB a sample, in bfloat16: XL and M at 256 and 512 px, without blocks after unmasking.
+
+    Selective was measured with the outputs of cross-attention, 4.1 numbers per token and width;
+    without them, as here, it is 3.1.
+    """
     table = {
         ("xl", 256): (6.0, 0.68, 0.18),
         ("xl", 512): (23.9, 2.7, 0.70),
         ("m", 256): (26, 3.0, 0.77),
         ("m", 512): (105, 11.9, 3.1),
     }
-    for (size, pixels), expected in table.items():
+    for (size, pixels), (none, selective, full) in table.items():
         config = replace(MODELS[size], mask_decoder_blocks=0)
         shape = (20, pixels // 8, pixels // 8)
         found = [
             activation_bytes(config, shape, how, "bf16_weights") / 1e9
             for how in ("none", "selective", "full")
         ]
-        assert found == pytest.approx(expected, rel=0.07)
+        assert found == pytest.approx((none, selective * 3.1 / 4.1, full), rel=0.07)
 
 
 @pytest.mark.parametrize("how", ["none", "selective", "full"])
@@ -256,6 +264,25 @@ def test_the_8b_models_optimizer_fits_where_adamws_does_not() -> None:
         state_bytes(MODELS["xl"], kind).optimizer for kind in ("adafactor", "adamw")
     )
     assert adafactor <= 0.55 * adamw
+
+
+@pytest.mark.parametrize("targets", [("qkv", "proj", "q", "kv", "fc1", "fc2"), ("cross_attn.q",)])
+def test_lora_trains_as_many_numbers_as_the_real_one(targets) -> None:
+    model = STIVTransformer(replace(TINY, mask_decoder_blocks=1))
+    config = model.config
+    frozen = sum(p.numel() for p in model.parameters())
+    add_lora(model, 3, 3.0, targets=targets)
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    assert lora_parameters(config, 3, targets) == sum(trained)
+    sizes = {
+        base: lora_state_bytes(config, 3, targets, base, precision="fp32")
+        for base in ("fp32", "bf16", "fp8")
+    }
+    assert sizes["fp32"].weights == 4 * (frozen + sum(trained))
+    assert sizes["fp32"].gradients == sizes["fp8"].gradients == 4 * sum(trained)
+    freeze_in(model, torch.bfloat16)
+    stored = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    assert sizes["bf16"].weights == pytest.approx(stored, rel=0.01)
 
 
 @given(world=st.integers(1, 300))
