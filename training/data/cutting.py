@@ -50,6 +50,7 @@ class Cutting:
     min_side: int | None = None  # None = never enlarge
     frame_rate: float = 24.0  # of folders of frames
     seed: int = 0  # of random crops
+    name: str = ""  # of the data set, put before every key
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,11 @@ def plan(source: Source, cutting: Cutting) -> list[Cut]:
         raise MediaError(f"gives {len(starts)} clips, expected at most {MOST_CLIPS}: cut it up")
     own = timeline.fps or 1.0
     taken = own / rate * stride if rate and length > 1 else 1.0  # frames of the file per frame
+    prefix = f"{cutting.name}/" if cutting.name else ""
     cuts: dict[str, Cut] = {}  # where the rate varies, clips may begin with the same frame
     for first in starts:
         index = grid[first : first + length * stride : stride][:length]
-        key = f"{source.name}#{int(index[0]) + timeline.first}"
+        key = f"{prefix}{source.name}#{int(index[0]) + timeline.first}"
         rng = key_rng(cutting.seed, key) if cutting.crop == "random" else None
         box = place_crop(timeline.height, timeline.width, size, rng)
         micro = (timeline.height, timeline.width, *box[2:], taken, length)

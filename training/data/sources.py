@@ -17,6 +17,12 @@ class DataSpec(Section):
     """One data set and the clips to take from it. Paths may begin with ~."""
 
     path: UserPath = Field(description="folder, metadata file or .tar with the data set")
+    name: str = Field(
+        "",
+        pattern=r"^[\w.-]*$",
+        max_length=100,
+        description="put before the names of its clips, where several data sets share a cache",
+    )
     format: Format = Field("auto", description="what `path` is; auto = seen from its contents")
     media: UserPath | None = Field(
         None, description="folder that a metadata file's paths are relative to; null = its own"
@@ -65,7 +71,6 @@ class DataSpec(Section):
     time_limit: float = Field(
         120, gt=0, description="seconds for one step of decoding a file, then it is quarantined"
     )
-    repeats: int = Field(1, ge=1, description="times that an epoch shows each clip")
 
     @field_validator("sizes")
     @classmethod
@@ -107,6 +112,7 @@ class DataSpec(Section):
             crop=self.crop,
             min_side=self.min_side,
             frame_rate=self.frame_rate,
+            name=self.name,
             seed=seed if self.crop == "random" else 0,
         )
 

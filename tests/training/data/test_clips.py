@@ -183,8 +183,8 @@ def test_tars_frames_and_views_give_clips(tmp_path: Path) -> None:
 
 def test_files_without_a_caption_may_train_with_the_empty_one(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4")
-    (only,) = clips(spec(tmp_path, uncaptioned="empty"), workers=1)
-    assert only.captions == ()
+    (only,) = clips(spec(tmp_path, uncaptioned="empty", name="mine"), workers=1)
+    assert (only.captions, only.key) == ((), "mine/a.mp4#0")
 
 
 def test_the_dump_shows_what_is_trained_on(mixed: Path, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_wrong_spec_names_the_key(changes: dict, message: str, tmp_path: Path)
 
 def test_every_key_is_described_and_provenance_is_what_cuts(tmp_path: Path) -> None:
     assert all(field.description for field in DataSpec.model_fields.values())
-    one, other = spec(tmp_path), spec(tmp_path / "x", repeats=5, time_limit=9)
+    one, other = spec(tmp_path), spec(tmp_path / "x", time_limit=9)
     assert one.provenance() == other.provenance(seed=8)
     assert one.provenance() != spec(tmp_path, stride=2).provenance()
     random = spec(tmp_path, crop="random")
