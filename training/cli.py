@@ -1,7 +1,9 @@
-"""`python -m training`: from procedural clips to a checkpoint that opens in ComfyUI.
+"""`python -m training`: from a folder of clips to a checkpoint that opens in ComfyUI.
 
-python -m training train  --config training/recipes/nano.yaml
-python -m training export --config training/recipes/nano.yaml --vae vae.safetensors --out …
+    doctor, cache latents, cache text, train, export     with --config recipe.yaml
+    sample, score                                        with --checkpoint file.safetensors
+
+Every command can be stopped and run again. training/README.md tells the whole way.
 """
 
 from __future__ import annotations
@@ -11,79 +13,90 @@ import logging
 import sys
 from pathlib import Path
 
-import torch
-
-from .config import load_config
-from .evaluation.score import evaluate, report
-from .export import export
-from .loop import DTYPES, Trainer
-from .sampling import Sampler
-from .vae import load_vae
+from . import commands
 
 BUNDLED = Path(__file__).parents[1] / "models" / "stiv_nano.safetensors"
-
-log = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; a bad config or missing file ends in one line, before any work."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, run, text in (
-        ("train", _train, "train, or continue a run that was stopped"),
-        ("export", _export, "write the averaged weights as a checkpoint"),
-        ("score", _score, "score a checkpoint of the shapes domain; the last line is JSON"),
-    ):
-        command = commands.add_parser(name, help=text)
-        command.set_defaults(run=run)
-        if name == "score":
-            continue
-        command.add_argument("--config", type=Path, required=True, help="YAML recipe")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
-        )
-    commands.choices["train"].add_argument("--threads", type=int, help="CPU threads")
-    commands.choices["train"].add_argument("--until", type=int, help="stop after this step")
-    commands.choices["export"].add_argument("--vae", type=Path, required=True)
-    commands.choices["export"].add_argument("--out", type=Path, required=True)
-    score = commands.choices["score"]
-    score.add_argument("--checkpoint", type=Path, default=BUNDLED, help="all-in-one file")
-    score.add_argument("--count", type=int, default=256, help="held-out prompts")
-    score.add_argument("--steps", type=int, default=20, help="solver steps")
-    score.add_argument("--guidance-scale", type=float, default=4.0)
-    score.add_argument("--precision", choices=DTYPES, default="bf16")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args = parser().parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("training").setLevel(logging.INFO)  # libraries only warn
     try:
-        args.run(args)
-    except (ValueError, OSError) as error:
+        sys.exit(args.run(args))
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"python -m training {args.command}: {error}")
 
 
-def _train(args: argparse.Namespace) -> None:
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    trainer = Trainer(load_config(args.config, args.set))
-    trainer.start()
-    trainer.run(args.until)
-
-
-def _export(args: argparse.Namespace) -> None:
-    trainer = Trainer(load_config(args.config, args.set))
-    trainer.load()
-    card = export(trainer, load_vae(args.vae), args.out)
-    log.info("wrote %s (%.1f MB)\n%s", args.out, args.out.stat().st_size / 1e6, card.summary())
-
-
-def _score(args: argparse.Namespace) -> None:
-    sampler = Sampler.from_checkpoint(
-        args.checkpoint,
-        dtype=DTYPES[args.precision],
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    report(evaluate(sampler.clips, sampler.codec, count=args.count))
+    names = top.add_subparsers(dest="command", required=True)
+    _add_recipe_commands(names)
+    _add_checkpoint_commands(names)
+    return top
 
 
-if __name__ == "__main__":
-    main()
+def _add_recipe_commands(names) -> None:
+    doctor = names.add_parser("doctor", help="check data, files, memory, and train one step")
+    doctor.set_defaults(run=commands.doctor)
+    cache = names.add_parser("cache", help="encode clips or captions once, before training")
+    cache.set_defaults(run=commands.cache)
+    cache.add_argument("what", choices=["latents", "text"])
+    cache.add_argument("--part", default="0/1", metavar="I/N", help="one of N writers at once")
+    cache.add_argument("--workers", type=int, default=2, help="decoding processes")
+    cache.add_argument("--dump", type=Path, help="write what is trained on here, encode nothing")
+    cache.add_argument("--count", type=int, default=16, help="clips of --dump")
+    train = names.add_parser("train", help="train, or continue a run that was stopped")
+    train.set_defaults(run=commands.train)
+    train.add_argument("--threads", type=int, help="CPU threads")
+    train.add_argument("--until", type=int, help="stop after this step")
+    train.add_argument("--dry-run", action="store_true", help="say what would be done")
+    train.add_argument(
+        "--allow-changes", action="store_true", help="continue a run with other settings"
+    )
+    train.add_argument(
+        "--help-config", action="store_true", help="print every key of a recipe, and stop"
+    )
+    export = names.add_parser("export", help="write a run's weights as a checkpoint")
+    export.set_defaults(run=commands.export)
+    export.add_argument("--vae", type=Path, help="a TAESD file to put inside")
+    lora = names.add_parser("lora-export", help="write a LoRA run's adapters")
+    lora.set_defaults(run=commands.lora_export)
+    for command in (export, lora):
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("--weights", choices=["ema", "raw"], default="ema")
+    for command in (doctor, cache, train, export, lora):
+        command.add_argument("--config", type=Path, help="YAML recipe")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting"
+        )
+
+
+def _add_checkpoint_commands(names) -> None:
+    sample = names.add_parser("sample", help="render prompts with a checkpoint")
+    sample.set_defaults(run=commands.sample)
+    sample.add_argument("--prompt", action="append", required=True, help="repeat for several")
+    sample.add_argument("--image", type=Path, help="picture that the video starts with")
+    sample.add_argument("--vae", type=Path, help="where the checkpoint holds none")
+    sample.add_argument("--frames", type=int, help="default: the most it was trained for")
+    sample.add_argument("--height", type=int)
+    sample.add_argument("--width", type=int)
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--fps", type=float, default=8.0)
+    sample.add_argument("--out", type=Path, required=True, help="folder")
+    score = names.add_parser(
+        "score", help="score a checkpoint of the shapes domain; the last line is JSON"
+    )
+    score.set_defaults(run=commands.score)
+    score.add_argument("--count", type=int, default=256, help="held-out prompts")
+    for command, scale in ((sample, 7.5), (score, 4.0)):
+        command.add_argument("--checkpoint", type=Path, default=BUNDLED, help="all-in-one file")
+        command.add_argument("--steps", type=int, default=20, help="solver steps")
+        command.add_argument("--guidance-scale", type=float, default=scale)
+        command.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")

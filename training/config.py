@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from stiv.config import MODELS, STIVConfig
-from stiv.frames import TASKS
 
-
-class Section(BaseModel):
-    """Unknown keys are errors: a misspelt key must not train something else."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from .data.sources import DataSpec
+from .section import Section, UserPath
+from .tasks import TASK_NAMES
 
 
 class ModelSection(Section):
@@ -30,49 +27,149 @@ class ModelSection(Section):
 
 
 class TextSection(Section):
-    """The small text encoder that is trained with the model."""
+    """Where the text condition comes from."""
 
-    width: int = Field(128, ge=16, le=4096, description="token width")
-    depth: int = Field(3, ge=1, le=64, description="blocks")
-    heads: int = Field(4, ge=1, le=64, description="attention heads")
-    max_tokens: int = Field(40, ge=8, le=512, description="longest prompt in tokens")
-    pretrain_steps: int = Field(1500, ge=0, description="steps of naming a caption's attributes")
+    encoder: Literal["nano", "clip_g", "t5xxl"] = Field(
+        "nano", description="nano: a small encoder trained with the model; others are frozen"
+    )
+    file: UserPath | None = Field(None, description="a frozen encoder's .safetensors, as ComfyUI's")
+    tokenizer: UserPath | None = Field(None, description="folder of its tokenizer's files")
+    cache: UserPath | None = Field(None, description="folder of `cache text`, for a frozen encoder")
+    width: int = Field(128, ge=16, le=4096, description="nano: token width")
+    depth: int = Field(3, ge=1, le=64, description="nano: blocks")
+    heads: int = Field(4, ge=1, le=64, description="nano: attention heads")
+    max_tokens: int = Field(40, ge=8, le=512, description="nano: longest prompt in tokens")
+    pretrain_steps: int = Field(
+        0, ge=0, description="nano on shapes: steps of naming a caption's attributes"
+    )
     dropout: float = Field(0.1, ge=0, le=1, description="share of captions emptied (paper 0.1)")
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> TextSection:
+        if self.encoder != "nano" and self.cache is None:
+            raise ValueError(f"encoder {self.encoder!r} is frozen: name the folder of its cache")
+        return self
+
+
+class StreamSection(Section):
+    """One stream of batches; a step takes its batch from one stream."""
+
+    batch: int | dict[str, int] = Field(
+        32, description="samples per step over all processes, or one number per bucket (TxHxW)"
+    )
+    weight: float = Field(1.0, gt=0, description="share of the steps, relative to other streams")
+    still: bool = Field(False, description="one random frame of each clip, as an image (T2I)")
+    repeats: int = Field(1, ge=1, description="times that an epoch goes through the samples")
+    latents: UserPath | None = Field(None, description="another cache than data.latents")
 
 
 class DataSection(Section):
-    """Where the latents are and how they are given to the model."""
+    """What is trained on and how it is given to the model."""
 
-    latents: Path = Field(description="folder of latent shards, see `python -m training cache`")
-    batch: int = Field(32, ge=1, description="clips per step")
-    image_steps: float = Field(0.1, ge=0, le=1, description="share of steps on still images (T2I)")
-    image_batch: int = Field(128, ge=1, description="images per such step")
-    image_dropout: float = Field(0.08, ge=0, le=1, description="given frames dropped (paper 0.08)")
-    reverse: bool = Field(False, description="also train on clips played backwards")
+    sets: list[DataSpec] = Field([], description="raw clips, for the cache commands")
+    latents: UserPath = Field(description="folder of `cache latents`")
+    kind: Literal["clips", "shapes"] = Field(
+        "clips", description="shapes: the procedural clips of training/shapes"
+    )
+    streams: list[StreamSection] = Field([StreamSection()], min_length=1)
     tasks: dict[str, float] = Field(
         {"t2v": 1.0}, description="conditioning tasks and their shares, summing to 1"
     )
+    image_dropout: float = Field(0.08, ge=0, le=1, description="given frames dropped (paper 0.08)")
+    reverse: bool = Field(False, description="shapes: also train on clips played backwards")
+    workers: int = Field(0, ge=0, le=256, description="loader processes; 0: in this process")
 
     @model_validator(mode="after")
     def _check_tasks(self) -> DataSection:
-        unknown = sorted(set(self.tasks) - set(TASKS))
+        unknown = sorted(set(self.tasks) - set(TASK_NAMES))
         if unknown:
-            raise ValueError(f"unknown task {unknown[0]!r}: expected some of {', '.join(TASKS)}")
-        if min(self.tasks.values()) < 0 or abs(sum(self.tasks.values()) - 1) > 1e-6:
-            raise ValueError(f"task shares sum to {sum(self.tasks.values())}: expected 1")
+            raise ValueError(
+                f"unknown task {unknown[0]!r}: expected some of {', '.join(TASK_NAMES)}"
+            )
+        total = sum(self.tasks.values())
+        if not self.tasks or min(self.tasks.values()) < 0 or abs(total - 1) > 1e-6:
+            raise ValueError(f"task shares sum to {total}: expected 1")
         return self
 
 
 class OptimizerSection(Section):
-    """AdaFactor as in the paper."""
+    """AdaFactor as in the paper, or AdamW."""
 
+    kind: Literal["adafactor", "adamw"] = "adafactor"
     lr: float = Field(2e-4, gt=0, le=0.1, description="learning rate after warm-up")
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
+    beta2_mode: Literal["constant", "debiased", "capped"] = Field(
+        "capped", description="AdaFactor: how the first steps treat beta2"
+    )
+    momentum: Literal["fp32", "bf16"] = Field(
+        "fp32", description="AdaFactor: dtype of its momentum"
+    )
+    weight_decay: float = Field(0.0, ge=0, le=1, description="AdamW only (paper: none)")
     clip: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     warmup: int = Field(1000, ge=0, description="steps of linear warm-up")
     cooldown: float = Field(0.0, ge=0, le=1, description="last share of the steps, lr falls to 0")
     ema: float = Field(0.9999, ge=0, lt=1, description="decay of the averaged weights")
+
+
+class MaskingSection(Section):
+    """MaskDiT: spatial tokens left out of the main blocks (paper section 3)."""
+
+    ratio: float = Field(0.0, ge=0, lt=1, description="share of spatial tokens dropped (paper 0.5)")
+    unmasked_steps: int = Field(0, ge=0, description="last steps of the run without masking")
+
+
+class EngineSection(Section):
+    """How the machine is used; changes speed and memory, and results only by rounding."""
+
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of forward and backward")
+    checkpointing: Literal["none", "selective", "full"] = Field(
+        "none", description="activations recomputed; selective keeps attention outputs (paper)"
+    )
+    compile: bool = Field(False, description="torch.compile every block (needs a C++ compiler)")
+    accumulate: int = Field(1, ge=1, description="micro-batches per step")
+    max_bad_steps: int = Field(10, ge=1, description="NaN steps in a row that stop the run")
+
+
+class SaveSection(Section):
+    """When the whole state is written, besides at the end and on SIGTERM."""
+
+    steps: int = Field(250, ge=1, description="steps between states")
+    minutes: float = Field(15, gt=0, description="or minutes between states, whichever is first")
+    keep: int = Field(2, ge=1, description="newest states that stay")
+
+
+class WatchSection(Section):
+    """What a run shows of itself."""
+
+    log_every: int = Field(50, ge=1, description="steps between log lines")
+    heldout_every: int = Field(0, ge=0, description="steps between held-out losses; 0: none")
+    heldout_clips: int = Field(16, ge=1, description="clips that are kept out of training for it")
+    samples_every: int = Field(0, ge=0, description="steps between sample videos; 0: none")
+    prompts: list[str] = Field([], description="prompts of the sample videos")
+    sample_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(7.5, gt=0, le=100)
+    tensorboard: bool = Field(False, description="write TensorBoard scalars beside metrics.jsonl")
+
+
+class LoraSection(Section):
+    """Train a LoRA on frozen weights instead of the whole model."""
+
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float = Field(16.0, gt=0)
+    targets: list[str] = ["qkv", "proj", "q", "kv", "fc1", "fc2"]
+    base: Literal["fp32", "bf16", "fp8"] = Field("fp32", description="how the base is held")
+
+
+class InitSection(Section):
+    """Checkpoints that a new run starts from."""
+
+    weights: UserPath = Field(
+        description="a checkpoint; an image model is grown into a video model"
+    )
+    temporal: UserPath | None = Field(
+        None, description="joint start: temporal attention from this checkpoint (paper, T2V-512)"
+    )
 
 
 class TrainConfig(Section):
@@ -80,26 +177,52 @@ class TrainConfig(Section):
 
     name: str = Field(description="title of the exported model")
     notes: str = Field("", description="what a reader of the card should know of this run")
+    license: str = Field("Apache-2.0", description="of the exported weights")
     seed: int = Field(0, ge=0, description="the run is a function of this seed and the data")
     steps: int = Field(ge=1, description="optimizer steps of the whole run")
-    state: Path = Field(description="folder of the resumable state")
-    init: Path | None = Field(None, description="checkpoint whose weights a new run starts from")
-    save_every: int = Field(250, ge=1, description="steps between states")
-    log_every: int = Field(50, ge=1, description="steps between log lines")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward and backward")
-    compile: bool = Field(False, description="torch.compile every block (needs a C++ compiler)")
+    run: UserPath = Field(description="folder of the run: states, metrics, samples, report")
+    init: InitSection | None = None
+    vae: UserPath | None = Field(None, description="a VAE's .safetensors, as ComfyUI's")
     timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="of training")
     shift: float = Field(1.0, gt=0, description="> 1 trains more at high noise")
+    shift_tokens: int | None = Field(
+        None, ge=1, description="shift grows as sqrt(tokens / this number), from `shift`"
+    )
     model: ModelSection = ModelSection()
     text: TextSection = TextSection()
     data: DataSection
     optimizer: OptimizerSection = OptimizerSection()
+    masking: MaskingSection = MaskingSection()
+    engine: EngineSection = EngineSection()
+    save: SaveSection = SaveSection()
+    watch: WatchSection = WatchSection()
+    lora: LoraSection | None = None
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> TrainConfig:
+        model = self.model.build()
+        if self.masking.ratio and not model.mask_decoder_blocks:
+            raise ValueError(
+                "masking.ratio needs a model with mask_decoder_blocks: nothing unmasks"
+            )
+        if self.masking.unmasked_steps > self.steps:
+            raise ValueError(
+                f"masking.unmasked_steps is {self.masking.unmasked_steps}: more than the "
+                f"{self.steps} steps of the run"
+            )
+        if self.text.encoder == "nano" and model.text_width != self.text.width:
+            raise ValueError(
+                f"text.width is {self.text.width}, but the model reads {model.text_width}"
+            )
+        if self.lora and self.init is None:
+            raise ValueError("lora needs init.weights: the checkpoint that it is trained on")
+        return self
 
 
 def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
-    """A config from YAML with `a.b=value` overrides (values are YAML too).
+    """A config from YAML with `a.b=value` overrides (values are YAML; lists take indices).
 
-    `~` in paths is expanded. Raises ValueError naming the file and key.
+    Raises ValueError of one line naming the file and each bad key with its value.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -108,19 +231,38 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise ValueError(f"override {override!r}: expected key=value, as in optimizer.lr=1e-4")
-        target = values
-        *parents, last = key.split(".")
+        _override(values, override)
+    return parse_config(values, str(path))
+
+
+def parse_config(values: dict[str, Any], origin: str = "config") -> TrainConfig:
+    """A config from plain values. Raises ValueError of one line that names every bad key."""
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"{origin}: {'; '.join(map(_problem, error.errors()))}") from None
+
+
+def _problem(error: dict[str, Any]) -> str:
+    key = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("missing", "value_error") or not key:
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message} (got {error['input']!r:.80})"
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise ValueError(f"override {override!r}: expected key=value, as in optimizer.lr=1e-4")
+    target: Any = values
+    *parents, last = key.split(".")
+    try:
         for parent in parents:
-            target = target.setdefault(parent, {})
-        target[last] = yaml.safe_load(text)
-    config = TrainConfig.model_validate(values)
-    return config.model_copy(
-        update={
-            "state": config.state.expanduser(),
-            "init": config.init and config.init.expanduser(),
-            "data": config.data.model_copy(update={"latents": config.data.latents.expanduser()}),
-        }
-    )
+            if isinstance(target, list):
+                target = target[int(parent)]
+            else:
+                target = target.setdefault(parent, {})
+        target[int(last) if isinstance(target, list) else last] = yaml.safe_load(text)
+    except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError) as error:
+        raise ValueError(f"override {override!r} cannot be applied: {error}") from None

@@ -1,99 +1,172 @@
-"""From a training state to the checkpoint that the nodes open."""
+"""From a run's state to the checkpoint that the nodes open."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from stiv.card import TEXT_ENCODERS
 from stiv.checkpoint import Card, write_checkpoint
 
-from .loop import Trainer
+from .config import TrainConfig
+from .data.plan import Plan
+from .lora import save_lora
 from .networks import Networks
-from .vae import TinyVAE, encoder_hash
+from .start import build_networks
+from .state import load_tensors, read_info, states
+from .streams import Streams, open_streams
+from .vae import TinyVAE, encoder_hash, load_vae
 
-# The names that tasks have in a checkpoint's card are those of training; still images are one more.
-_STILL = "t2i"
+Weights = Literal["ema", "raw"]
 
 
-def export(trainer: Trainer, vae: TinyVAE, path: Path) -> Card:
-    """Write the averaged weights, the text encoder and the VAE as one float16 file.
+def trained_networks(
+    config: TrainConfig, weights: Weights = "ema"
+) -> tuple[Networks, dict[str, Any]]:
+    """Float32 networks of a run's last state, and what the state says of itself.
 
-    Returns the card with its tensor hash. Raises ValueError for a VAE that the latents are not of.
+    weights: the average (what the paper evaluates), or the weights as they are. Raises ValueError
+    for a run without a state, or with one of other networks.
     """
-    if encoder_hash(vae) != trainer.data.provenance.vae:
+    found = states(config.run)
+    if not found:
+        raise ValueError(f"{config.run} holds no saved state: train first")
+    networks, _ = build_networks(config, is_resumed=True)
+    prefix = {"ema": "ema.", "raw": "model."}[weights]
+    parameters = {n: p for n, p in networks.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        load_tensors(found[-1], {prefix + name: p.detach() for name, p in parameters.items()})
+    return networks.eval().requires_grad_(False), read_info(found[-1])
+
+
+def export(
+    config: TrainConfig, path: Path, *, vae: Path | None = None, weights: Weights = "ema"
+) -> Card:
+    """Write a run's weights as one float16 file, with the text encoder that it trained.
+
+    vae: a TAESD file to put inside, for an all-in-one file. Returns the card with its tensor hash.
+    Raises ValueError for a VAE that the latents are not of.
+    """
+    if config.lora:
+        raise ValueError("this run trained a LoRA: use lora-export")
+    networks, info = trained_networks(config, weights)
+    streams = open_streams(config)
+    inside = None if vae is None else load_vae(vae)
+    if inside is not None and encoder_hash(inside) != streams.facts["dataset_provenance"].get(
+        "vae"
+    ):
         raise ValueError(
-            "the VAE is not the one whose latents were trained on: give the file that the latent "
+            f"{vae} is not the VAE whose latents were trained on: give the file that the latent "
             "cache was encoded with"
         )
-    networks = trainer.averaged()
-    half = {name: tensor.half() for name, tensor in vae.export().items()}
     return write_checkpoint(
         path,
-        card(trainer, networks, vae),
+        make_card(config, networks, streams, info, inside),
         _half(networks["diffusion_model"]),
-        text_encoder=_half(networks["text_encoder"]),
-        vae=half,
+        text_encoder=_half(networks["text_encoder"]) if networks.tokenizer else None,
+        vae={name: tensor.half() for name, tensor in inside.export().items()} if inside else None,
     )
 
 
-def card(trainer: Trainer, networks: Networks, vae: TinyVAE) -> Card:
+def export_lora(config: TrainConfig, path: Path, *, weights: Weights = "ema") -> None:
+    """Write a LoRA run's adapters as a file for LoraLoaderModelOnly.
+
+    Raises ValueError for a run of the whole model.
+    """
+    if not config.lora:
+        raise ValueError("this run trained the whole model: use export")
+    networks, info = trained_networks(config, weights)
+    progress = info["progress"]
+    metadata = {
+        "base": progress["parents"][0],
+        "steps": progress["step"],
+        "title": config.name,
+        "license": config.license,
+        "date": date.today().isoformat(),
+    }
+    save_lora(path, networks["diffusion_model"], metadata)
+
+
+def make_card(
+    config: TrainConfig,
+    networks: Networks,
+    streams: Streams,
+    info: dict[str, Any],
+    vae: TinyVAE | None,
+) -> Card:
     """The card of a run: what it was trained on, how, and what it needs."""
-    config, data = trainer.config, trainer.data
-    text = networks["text_encoder"].config
-    size, frames = data.provenance.size, data.provenance.frames
-    tasks = [_task(_STILL, size, 1)] if config.data.image_steps else []
-    tasks += [_task(name, size, frames) for name, share in config.data.tasks.items() if share]
-    latent_channels = networks["diffusion_model"].config.latent_channels
+    tasks = _tasks(config, streams)
+    hidden = {"run": True, "init": True, "vae": True, "save": True, "watch": True}
+    hidden |= {"data": {"latents", "sets", "streams"}, "text": {"file", "tokenizer", "cache"}}
+    size = max(task["height"][1] for task in tasks), max(task["width"][1] for task in tasks)
     return Card(
         config=networks["diffusion_model"].config,
-        latents={
-            "name": "custom",
-            "channels": latent_channels,
-            "scale": data.scale,
-            "shift": data.shift,
-            "downscale": 8,
-        },
-        text={
-            "encoder": "nano",
-            "width": text.width,
-            "pooled_width": text.width,
-            "max_tokens": text.max_tokens,
-            "config": text.to_dict(),
-            "vocab": list(networks.tokenizer.vocab),
-        },
+        latents=streams.latents,
+        text=_text(config, networks),
         tasks=tasks,
         sampling={"shift": config.shift},
         training={
-            "dataset": "shapes",
-            "dataset_digest": data.digest(),
-            "dataset_provenance": asdict(data.provenance),
-            "clips": len(data),
-            "steps": trainer.step,
-            "recipe": config.model_dump(
-                mode="json", exclude={"state": True, "init": True, "data": {"latents"}}
-            ),
-            "vae": vae.recipe,
-            "parents": trainer.parents,
+            **streams.facts,
+            "steps": info["progress"]["step"],
+            "recipe": config.model_dump(mode="json", exclude=hidden),
+            **({"vae": vae.recipe} if vae else {}),
+            "parents": info["progress"]["parents"],
         },
         modelspec={
             "sai_model_spec": "1.0.0",
             "architecture": "stiv",
             "implementation": "https://arxiv.org/abs/2412.07730",
             "title": config.name,
-            "license": "Apache-2.0",
+            "license": config.license,
             "date": date.today().isoformat(),
-            "resolution": f"{size}x{size}",
+            "resolution": f"{size[1]}x{size[0]}",
         },
     )
 
 
-def _task(name: str, size: int, frames: int) -> dict:
-    span = {"height": [size, size], "width": [size, size], "frames": [frames, frames]}
-    return {"task": name, **span, "stride": [1, 1]}
+def _text(config: TrainConfig, networks: Networks) -> dict[str, Any]:
+    if networks.tokenizer is None:
+        return TEXT_ENCODERS[config.text.encoder]
+    sizes = networks["text_encoder"].config
+    return {
+        "encoder": "nano",
+        "width": sizes.width,
+        "pooled_width": sizes.width,
+        "max_tokens": sizes.max_tokens,
+        "config": sizes.to_dict(),
+        "vocab": list(networks.tokenizer.vocab),
+    }
+
+
+def _tasks(config: TrainConfig, streams: Streams) -> list[dict[str, Any]]:
+    """What the run's buckets and shares taught, with the ranges of sizes in pixels."""
+    down = streams.latents["downscale"]
+    shapes, stills = [], []
+    for stream, buckets in zip(
+        streams.specs, Plan(streams.specs, config.seed, config.steps).buckets, strict=True
+    ):
+        for bucket in buckets:
+            frames, height, width = map(int, bucket.name.split("x"))
+            is_image = stream.still or frames == 1
+            shape = (1 if is_image else frames, height * down, width * down)
+            (stills if is_image else shapes).append(shape)
+    stride = streams.facts["dataset_provenance"].get("spec", {}).get("stride") or 1
+    tasks = [_task("t2i", stills, 1)] if stills else []
+    names = [name for name, share in config.data.tasks.items() if share]
+    return tasks + ([_task(name, shapes, stride) for name in names] if shapes else [])
+
+
+def _task(name: str, shapes: list[tuple[int, int, int]], stride: int) -> dict[str, Any]:
+    ranges = [[min(values), max(values)] for values in zip(*shapes, strict=True)]
+    return {
+        "task": name,
+        **dict(zip(("frames", "height", "width"), ranges, strict=True)),
+        "stride": [stride, stride],
+    }
 
 
 def _half(module: torch.nn.Module) -> dict[str, Tensor]:

@@ -1,173 +1,177 @@
 """The training loop: a run is a function of its config and data, resumable at any step.
 
-All randomness of a step comes from (seed, step), so the state is weights, optimizer, EMA and the
-step number; a run that was killed continues bit for bit.
+All randomness of a step comes from (seed, step, position in the batch), so the state is weights,
+optimizer, average and counters, and a run that was killed continues bit for bit.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
+import signal
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stiv.flow import flow_loss, interpolate, sample_timesteps, velocity_target
-from stiv.frames import replace_frames
+from stiv.flow import flow_loss
 
-from .cache import LatentCache
+from .batches import Batch, make_batch
 from .config import TrainConfig
+from .data.loader import Loader
+from .data.plan import Plan
 from .ema import EMA
-from .networks import Networks
-from .optimizer import AdaFactor
-from .tasks import draw_frame_masks, drop_texts
-from .text import pretrain
+from .memory import set_checkpointing
+from .optimizer import build_optimizer, optimizer_state
+from .parallel import accumulating, agree, computing, make_accelerator, mean, prepare, whole
+from .start import build_networks
+from .state import differences, fingerprint, load_tensors, read_info, save_state, states
+from .streams import open_streams
+from .watch.run import Watch
 
 log = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
+@dataclass
+class Progress:
+    """What a run has done; saved with its state."""
 
-class Batch(NamedTuple):
-    """What one step trains on."""
-
-    latents: Tensor  # (B, C, T, H, W), normalised
-    captions: list[str]
-    frame_mask: Tensor  # (B, T), true = given clean
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    parents: list[str] = field(default_factory=list)
+    """Tensor hashes of the checkpoints it came from."""
 
 
 class Trainer:
-    """One run, from its start or from the last saved state."""
+    """One process of a run, from its start or from its last saved state.
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
-        self.data = LatentCache(config.data.latents, reverse=config.data.reverse)
-        self.networks = Networks.from_config(config)
-        self.step = 0
-        self.parents: list[str] = []  # tensor hashes of the checkpoints that it came from
-        # Weights of the forward may be bf16; what is updated and averaged is always float32.
-        self.master = {
-            name: p.detach().float().clone() for name, p in self.networks.named_parameters()
-        }
-        self.optimizer = AdaFactor(
-            self.master.values(),
-            lr=config.optimizer.lr,
-            betas=(config.optimizer.beta1, config.optimizer.beta2),
-        )
-        self.ema = EMA(self.master, config.optimizer.ema)
-        self.networks.to(DTYPES[config.precision])
-        if config.compile:
-            self.networks.compile_blocks()
+    allow_changes: continue a state although the config or the data differ from what it was made
+    with. Raises ValueError for data or checkpoints that do not fit the config.
+    """
+
+    def __init__(self, config: TrainConfig, *, allow_changes: bool = False):
+        self.config, self.allow_changes = config, allow_changes
+        self.streams = open_streams(config)
+        self.plan = Plan(self.streams.specs, config.seed, config.steps)
+        self.accelerator = make_accelerator(config.engine)
+        self.device = self.accelerator.device
+        if not self.accelerator.is_main_process:
+            logging.getLogger("training").setLevel(logging.WARNING)
+        # Of the whole batch, each micro-batch of each process is an equal part.
+        self.plan.check_world(self.accelerator.num_processes * config.engine.accumulate)
+        self.progress = Progress()
 
     def start(self) -> None:
-        """Resume from the state folder, or begin: from a checkpoint, or with a head start for the
-        text encoder."""
-        if self.state_file.exists():
-            self.load()
-            log.info("resumed at step %d from %s", self.step, self.state_file)
-        elif self.config.init:
-            self._begin_from(self.config.init)
+        """Build the networks and their optimizer: anew, or from the last state of the run.
+
+        Raises ValueError where that state was made with another config or other data.
+        """
+        config = self.config
+        found = states(config.run)
+        info = read_info(found[-1]) if found else None
+        if info is not None:
+            self._check_fingerprint(found[-1], info)
+        self.networks, parents = build_networks(config, is_resumed=bool(found))
+        model = self.networks["diffusion_model"]
+        set_checkpointing(model, config.engine.checkpointing, compiled=config.engine.compile)
+        self.optimizer = build_optimizer(self._trained(), **self._optimizer_settings())
+        self.model = prepare(self.accelerator, self.networks, self.optimizer)
+        self.parameters = dict(self._trained())
+        self.ema = EMA(self.parameters, config.optimizer.ema)
+        if info is None:
+            self.progress.parents = parents
         else:
-            self._teach_text_encoder()
-
-    def _begin_from(self, path: Path) -> None:
-        """Take the weights of a checkpoint. Raises ValueError where they are of other networks."""
-        found, card, _ = Networks.from_checkpoint(path)
-        theirs = dict(found.named_parameters())
-        shapes = {name: p.shape for name, p in theirs.items()}
-        if shapes != {name: p.shape for name, p in self.master.items()} or (
-            found.tokenizer.vocab != self.networks.tokenizer.vocab
-        ):
-            raise ValueError(f"init {path}: a {card.size} model with other sizes or vocabulary")
-        for name, parameter in theirs.items():
-            self.master[name].copy_(parameter)
-            self.ema.tensors[name].copy_(parameter)
-        self._publish(self.master)
-        self.parents = [card.tensor_hash]
-        log.info("starting from %s", path)
-
-    def _teach_text_encoder(self) -> None:
-        encoder = self.networks["text_encoder"].float()
-        pretrain(
-            encoder,
-            self.networks.tokenizer,
-            self.config.text.pretrain_steps,
-            seed=self.config.seed,
+            self._load(found[-1], info)
+        self.loader = Loader(
+            self.plan,
+            config.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            start_step=self.progress.step,
+            workers=config.data.workers,
         )
-        for name, parameter in encoder.named_parameters(prefix="text_encoder"):
-            self.master[name].copy_(parameter.detach())
-            self.ema.tensors[name].copy_(parameter.detach())
-        encoder.to(DTYPES[self.config.precision])
+        self.watch = Watch(self)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.networks.named_parameters() if p.requires_grad]
+
+    def _optimizer_settings(self) -> dict:
+        settings = self.config.optimizer
+        return {
+            "kind": settings.kind,
+            "lr": settings.lr,
+            "betas": (settings.beta1, settings.beta2),
+            "beta2_mode": settings.beta2_mode,
+            "momentum": settings.momentum,
+            "weight_decay": settings.weight_decay,
+        }
+
+    # --- steps -----------------------------------------------------------------------------------
 
     def run(self, until: int | None = None) -> None:
-        """Train to the last step (or `until`), logging and saving on the way."""
-        config, since, losses = self.config, time.perf_counter(), []
-        last = min(until or config.steps, config.steps)
-        while self.step < last:
-            losses.append(self.train_step())
-            if self.step % config.log_every == 0:
-                rate = len(losses) / (time.perf_counter() - since)
-                loss = float(torch.stack(losses).mean())
-                log.info("step %d of %d, loss %.4f, %.2f steps/s", self.step, last, loss, rate)
-                since, losses = time.perf_counter(), []
-            if self.step % config.save_every == 0 or self.step == last:
-                self.save()
+        """Train to the last step (or `until`), saving and showing progress on the way.
 
-    def train_step(self) -> Tensor:
-        """One optimizer step; returns its mean loss."""
-        rng = np.random.default_rng([self.config.seed, self.step, 1])
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        loss = self.loss(self.batch(rng), generator).mean()
-        loss.backward()
-        for name, parameter in self.networks.named_parameters():
-            gradient = parameter.grad
-            self.master[name].grad = None if gradient is None else gradient.float()
-            parameter.grad = None
-        nn.utils.clip_grad_norm_(self.master.values(), self.config.optimizer.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        self.optimizer.step()
-        self.ema.update(self.master, self.step)
-        self._publish(self.master)
-        self.step += 1
-        return loss.detach()
+        SIGTERM ends the run after the step it is in, with its state saved.
+        """
+        last = min(until or self.config.steps, self.config.steps)
+        stopped = _SignalFlag(signal.SIGTERM)
+        saved_at, stop = time.monotonic(), False
+        with stopped:
+            while self.progress.step < last and not stop:
+                began = time.perf_counter()
+                losses = self.train_step()
+                self.progress.seconds += time.perf_counter() - began
+                minutes = (time.monotonic() - saved_at) / 60
+                stop, is_due = agree(
+                    [stopped.is_set, minutes >= self.config.save.minutes], self.device
+                )
+                step = self.progress.step
+                # Shown before it is saved: a resumed run drops what was shown after its state.
+                self.watch.after_step(losses, last)
+                if is_due or stop or step % self.config.save.steps == 0 or step == last:
+                    self.save()
+                    saved_at = time.monotonic()
+        self.watch.finish()
+        if stop:
+            log.warning("stopped by SIGTERM at step %d, saved: run again to go on", step)
 
-    def batch(self, rng: np.random.Generator) -> Batch:
-        """Latents, captions and given frames of one step."""
-        data = self.config.data
-        still = rng.random() < data.image_steps
-        indices = rng.integers(len(self.data), size=data.image_batch if still else data.batch)
-        latents = self.data.latents(indices)
-        captions = [self.data.caption(int(i), rng, still=still) for i in indices]
-        if still:
-            frames = torch.from_numpy(rng.integers(latents.shape[2], size=len(indices)))
-            latents = latents[torch.arange(len(indices)), :, frames].unsqueeze(2)
-            mask = torch.zeros(len(indices), 1, dtype=torch.bool)
-        else:
-            mask = draw_frame_masks(
-                data.tasks, len(indices), latents.shape[2], rng, image_dropout=data.image_dropout
-            )
-        return Batch(latents, drop_texts(captions, self.config.text.dropout, rng), mask)
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimizer step over the global batch; returns this process's loss and the norm."""
+        step, parts = self.progress.step, self.config.engine.accumulate
+        raw = next(self.loader)
+        batch = make_batch(raw, self.config, self.networks["diffusion_model"].config)
+        loss = torch.zeros((), device=self.device)
+        for index, part in enumerate(batch.split(parts)):
+            with accumulating(self.accelerator, self.model, is_last=index == parts - 1):
+                share = self.loss(part.to(self.device)).mean() / parts
+                share.backward()
+            loss += share.detach()
+        norm = whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.clip))
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate(step)
+            self.optimizer.step()
+            self.ema.update(self.parameters, step)
+            self.progress.bad_in_a_row = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.tokens += self._tokens(batch) * self.accelerator.num_processes
+        if not math.isfinite(norm):
+            self._count_bad(batch, step, float(loss))
+        return {"loss": loss, "grad_norm": norm}
 
-    def loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """(B,) flow loss on the generated frames (paper sections 3.1 and 3.2)."""
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        t = sample_timesteps(
-            len(noise),
-            distribution=self.config.timesteps,
-            shift=self.config.shift,
-            generator=generator,
-        )
-        x = interpolate(batch.latents, noise, t)
-        x = replace_frames(x, batch.latents, batch.frame_mask)
-        velocity = self.networks.velocity(x, t, batch.captions)
-        return flow_loss(velocity, velocity_target(batch.latents, noise), batch.frame_mask)
+        prompt = {k: v.to(self.device) for k, v in self.networks.prompts(batch.captions).items()}
+        with computing(self.config.engine, self.device):
+            velocity = self.model(batch.x, batch.t, prompt, batch.micro, batch.keep)
+        return flow_loss(velocity, batch.target, batch.frame_mask)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, and (where asked for) a linear fall to 0 at the end."""
@@ -177,55 +181,92 @@ class Trainer:
         fall = min(1.0, (steps - step) / falling) if falling else 1.0
         return optimizer.lr * rise * fall
 
-    @property
-    def state_file(self) -> Path:
-        """Where the run is saved."""
-        return self.config.state / "state.safetensors"
+    def _tokens(self, batch: Batch) -> int:
+        model = self.networks["diffusion_model"].config
+        (T, H, W), p = batch.x.shape[2:], model.patch
+        return len(batch) * -(-T // model.temporal_patch) * -(-H // p) * -(-W // p)
 
-    def save(self) -> None:
-        """Write the whole state; the last one stays until the new one is complete."""
-        tensors = {}
-        for name, parameter in self.master.items():
-            tensors[f"master.{name}"] = parameter
-            tensors[f"ema.{name}"] = self.ema.tensors[name]
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        self.config.state.mkdir(parents=True, exist_ok=True)
-        part = self.state_file.with_suffix(".part")
-        metadata = {"step": json.dumps(self.step), "parents": json.dumps(self.parents)}
-        save_file(tensors, part, metadata=metadata)
-        part.replace(self.state_file)
+    def _count_bad(self, batch: Batch, step: int, loss: float) -> None:
+        """A step whose gradient is not finite changes nothing; too many in a row end the run."""
+        progress, limit = self.progress, self.config.engine.max_bad_steps
+        progress.skipped += 1
+        progress.bad_in_a_row += 1
+        log.warning("step %d skipped: its gradient is not finite (loss %s)", step, loss)
+        if progress.bad_in_a_row < limit:
+            return
+        dump = self.config.run / f"bad-step-{step:08d}-{self.accelerator.process_index}.json"
+        dump.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"step": step, "loss": str(loss), "keys": batch.keys, "captions": batch.captions}
+        facts["t"] = batch.t.tolist()
+        dump.write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        raise ValueError(
+            f"{limit} steps in a row without a finite gradient, the last is {step}: what it "
+            f"trained on is in {dump}; lower optimizer.lr or look at that data, then run again "
+            "from the last saved state"
+        )
 
-    def load(self) -> None:
-        """Continue from the saved state. Raises ValueError where it belongs to other networks."""
-        with safe_open(self.state_file, "pt") as file:
-            self.step = json.loads(file.metadata()["step"])
-            self.parents = json.loads(file.metadata().get("parents", "[]"))
-            found = {k.removeprefix("master.") for k in file.keys() if k.startswith("master.")}  # noqa: SIM118
-            if found != set(self.master):
-                raise ValueError(
-                    f"{self.state_file} holds the state of other networks than the config's: "
-                    "give the run another state folder, or the config it was started with"
-                )
-            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                kind, name = key.split(".", 1)
-                if kind == "optimizer":
-                    field, name = name.split(".", 1)
-                    self.optimizer.state[self.master[name]][field] = file.get_tensor(key)
-                else:
-                    target = self.master if kind == "master" else self.ema.tensors
-                    target[name].copy_(file.get_tensor(key))
-        self._publish(self.master)
+    # --- state -----------------------------------------------------------------------------------
 
-    def averaged(self) -> Networks:
-        """Float32 networks with the EMA weights, for sampling and export."""
-        networks = Networks.from_config(self.config)
-        with torch.no_grad():
-            for name, parameter in networks.named_parameters():
-                parameter.copy_(self.ema.tensors[name])
-        return networks.eval().requires_grad_(False)
+    def fingerprint(self) -> dict:
+        """What a step of this run computes from."""
+        return fingerprint(self.config, self.streams.digests)
 
-    @torch.no_grad()
-    def _publish(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.networks.named_parameters():
-            parameter.copy_(tensors[name])
+    def save(self) -> Path:
+        """Write the whole state; older ones stay until the new one is complete."""
+        info = {
+            "progress": asdict(self.progress),
+            "config": self.config.model_dump(mode="json"),
+            "fingerprint": self.fingerprint(),
+        }
+        return save_state(
+            self.config.run, self.progress.step, self._tensors(), info, keep=self.config.save.keep
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            **{f"model.{name}": p.detach() for name, p in self.parameters.items()},
+            **{f"ema.{name}": tensor for name, tensor in self.ema.tensors.items()},
+            **{
+                f"optimizer.{k}": v
+                for k, v in optimizer_state(self.optimizer, self.parameters).items()
+            },
+        }
+
+    def _check_fingerprint(self, state: Path, info: dict) -> None:
+        changed = differences(info["fingerprint"], json.loads(json.dumps(self.fingerprint())))
+        if not changed:
+            return
+        text = f"{state} was made with other settings: {'; '.join(changed)}"
+        if not self.allow_changes:
+            raise ValueError(f"{text}. Give another `run` folder, or --allow-changes to go on")
+        log.warning("%s", text)
+
+    def _load(self, state: Path, info: dict) -> None:
+        load_tensors(state, self._tensors())
+        self.progress = Progress(**info["progress"])
+        log.info("resumed at step %d from %s", self.progress.step, state)
+
+    def mean_loss(self, loss: Tensor) -> float:
+        """A loss averaged over all processes; every one must call."""
+        return float(mean(loss))
+
+
+class _SignalFlag:
+    """Set once a signal came, while used as a context (in the main thread)."""
+
+    def __init__(self, number: signal.Signals):
+        self.number, self.is_set = number, False
+
+    def __enter__(self) -> _SignalFlag:
+        try:
+            self._before = signal.signal(self.number, self._set)
+        except ValueError:  # not the main thread: signals are somebody else's
+            self._before = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(self.number, self._before)
+
+    def _set(self, *_: object) -> None:
+        self.is_set = True

@@ -1,10 +1,12 @@
-"""The two networks that train together, from a recipe or from a finished checkpoint."""
+"""The networks of a run as one module: the transformer, and the text encoder that learns with it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stiv.checkpoint import Card, read_checkpoint
@@ -13,36 +15,70 @@ from stiv.model import STIVTransformer
 from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_vocabulary
 
 from .attention import short_attention
-from .config import TrainConfig
 from .shapes.captions import vocabulary
+
+if TYPE_CHECKING:
+    from .caches.text import TextCache
+    from .config import TrainConfig
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""What a recipe calls the dtypes to compute in."""
 
 _LENGTH_STEP = 8  # text tokens
 
 
-class Networks(nn.ModuleDict):
-    """The transformer and its text encoder, named as in a checkpoint."""
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm whose weight follows its input: under autocast torch's own would work in float32."""
 
-    def __init__(self, model: STIVConfig, text: TextEncoderConfig, tokenizer: Tokenizer):
-        super().__init__(
-            {
-                "diffusion_model": STIVTransformer(model, attention=short_attention),
-                "text_encoder": TextEncoder(text),
-            }
-        )
-        self.tokenizer = tokenizer
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Operations:
+    """The layers of a network in training."""
+
+    Linear = nn.Linear
+    RMSNorm = RMSNorm
+
+
+class Networks(nn.ModuleDict):
+    """The transformer, and the small text encoder where the run trains one.
+
+    tokenizer: of the small text encoder. text_cache: states of a frozen one.
+    """
+
+    def __init__(
+        self,
+        model: STIVConfig,
+        text: TextEncoderConfig | None = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        text_cache: TextCache | None = None,
+    ):
+        attention = short_attention if model.width <= 512 else None
+        parts = {
+            "diffusion_model": STIVTransformer(model, operations=Operations, attention=attention)
+        }
+        if text is not None:
+            parts["text_encoder"] = TextEncoder(text)
+        super().__init__(parts)
+        self.tokenizer, self.text_cache = tokenizer, text_cache
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> Networks:
-        """Freshly initialised from the run's seed."""
-        tokenizer = Tokenizer(build_vocabulary(vocabulary()), config.text.max_tokens)
-        text = TextEncoderConfig(
-            width=config.text.width,
-            depth=config.text.depth,
-            heads=config.text.heads,
-            max_tokens=config.text.max_tokens,
-            vocab_size=len(tokenizer),
-        )
-        networks = cls(config.model.build(), text, tokenizer)
+        """Freshly initialised from the run's seed. Raises ValueError for a missing text cache."""
+        model = config.model.build()
+        if config.text.encoder != "nano":
+            from .caches.text import TextCache
+
+            networks = cls(model, text_cache=TextCache(config.text.cache))
+        else:
+            tokenizer = Tokenizer(build_vocabulary(vocabulary()), config.text.max_tokens)
+            sizes = {key: getattr(config.text, key) for key in ("width", "depth", "heads")}
+            text = TextEncoderConfig(
+                **sizes, max_tokens=config.text.max_tokens, vocab_size=len(tokenizer)
+            )
+            networks = cls(model, text, tokenizer=tokenizer)
         generator = torch.Generator().manual_seed(config.seed)
         for network in networks.values():
             network.init_weights(generator)
@@ -50,34 +86,61 @@ class Networks(nn.ModuleDict):
 
     @classmethod
     def from_checkpoint(cls, path: Path) -> tuple[Networks, Card, dict[str, Tensor]]:
-        """Float32 networks of an all-in-one file, its card and its VAE's tensors.
+        """Float32 networks of a checkpoint, its card, and the tensors of its VAE (if any).
 
-        Raises CheckpointError for a file that is damaged or lacks a part.
+        Raises CheckpointError for a damaged file.
         """
         card, parts = read_checkpoint(path)
-        if card.tokenizer is None or not parts["text_encoder"] or not parts["vae"]:
-            raise ValueError(f"{path}: expected an all-in-one file (model, text encoder, VAE)")
-        networks = cls(card.config, card.text_encoder_config, card.tokenizer)
+        networks = cls(card.config, card.text_encoder_config, tokenizer=card.tokenizer)
         for name, network in networks.items():
             network.load_state_dict(parts[name])
         return networks.eval().requires_grad_(False), card, parts["vae"]
 
-    def compile_blocks(self) -> None:
-        """Compile the blocks one by one: they share their code, so it is compiled once per shape
-        of the input, in a fraction of the time that the whole network takes."""
-        model = self["diffusion_model"]
-        for block in [*model.blocks, *getattr(model, "decoder_blocks", [])]:
-            block.compile(dynamic=False)
-
-    def velocity(self, x: Tensor, t: Tensor, captions: list[str]) -> Tensor:
-        """Float32 velocity for latents x (B, C, T, H, W) at t (B,) and their captions.
-
-        The networks compute in the dtype of their weights.
-        """
+    def prompts(self, captions: list[str]) -> dict[str, Tensor]:
+        """What `forward` needs to know of the captions: tokens, or states from the text cache."""
+        if self.tokenizer is None:
+            states, mask, pooled = self.text_cache.get(captions)
+            prompt = {"states": states, "mask": mask}
+            return prompt if pooled is None else {**prompt, "pooled": pooled}
         tokens, mask = self.tokenizer.encode_batch(captions)
         # Few different lengths: compiled blocks are compiled once for each.
         longest = -(-int(mask.sum(1).max()) // _LENGTH_STEP) * _LENGTH_STEP
-        tokens, mask = tokens[:, :longest], mask[:, :longest]
-        text, pooled = self["text_encoder"](tokens, mask)
-        x = x.to(text.dtype)
-        return self["diffusion_model"](x, t, text, text_mask=mask, pooled=pooled).float()
+        return {"tokens": tokens[:, :longest], "mask": mask[:, :longest]}
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        prompt: dict[str, Tensor],
+        micro: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        """Float32 velocity for latents x (B, C, T, H, W) at t (B,).
+
+        prompt: of `prompts`, on the device of x. micro, keep: as for `STIVTransformer`.
+        """
+        kind = x.device.type
+        # Positions and time embeddings take the dtype of x: the one that is computed in.
+        if torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
+        else:
+            x = x.to(self["diffusion_model"].patch_embed.weight.dtype)
+        if "tokens" in prompt:
+            states, pooled = self["text_encoder"](prompt["tokens"], prompt["mask"])
+        else:
+            states, pooled = prompt["states"], prompt.get("pooled")
+            pooled = pooled if pooled is None else pooled.to(x.dtype)
+        return self["diffusion_model"](
+            x,
+            t,
+            states.to(x.dtype),
+            text_mask=prompt["mask"],
+            pooled=pooled,
+            micro=micro,
+            keep=keep,
+        ).float()
+
+    def velocity(self, x: Tensor, t: Tensor, captions: list[str], **more) -> Tensor:
+        """`forward` for captions as text."""
+        prompt = {k: v.to(x.device) for k, v in self.prompts(captions).items()}
+        return self(x, t, prompt, **more)

@@ -2,56 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stiv.checkpoint import Card
 from stiv.flow import euler_sample
 from stiv.frames import replace_frames
 from stiv.guidance import joint_guidance
 
-from .cache import Codec
 from .networks import Networks
-from .vae import vae_from_state
+
+Velocity = Callable[[Tensor, Tensor, list[str]], Tensor]
+"""velocity(x (B, C, T, H, W), t (B,), captions) of a model."""
+
+
+class Codec(Protocol):
+    """Clips to the model's latents and back."""
+
+    def encode(self, clips: np.ndarray) -> Tensor:
+        """uint8 (B, T, 8H, 8W, 3) to normalised latents (B, C, T, H, W)."""
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """The other way."""
 
 
 @dataclass(frozen=True)
 class Sampler:
     """Clips from prompts and given frames, by joint guidance (JIT-CFG, section 3.3)."""
 
-    networks: Networks
+    velocity: Velocity
     codec: Codec
     shape: tuple[int, int, int, int]
     """(C, T, H, W) of the latents."""
     steps: int = 20
-    guidance_scale: float = 4.0
+    guidance_scale: float = 7.5
     shift: float = 1.0
+    device: torch.device = torch.device("cpu")
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path, *, dtype: torch.dtype = torch.float32, **settings
+        cls,
+        path: Path,
+        *,
+        vae: Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        size: tuple[int, int, int] | None = None,
+        **settings,
     ) -> Sampler:
-        """A sampler at the size and length that an all-in-one checkpoint was trained for.
+        """A sampler of a checkpoint with its text encoder inside.
 
-        dtype: in which the networks compute.
+        vae: a VAE's file, for a checkpoint that holds none. dtype: in which the networks compute.
+        size: (frames, height, width) in pixels; None: the longest that it was trained for.
+        Raises ValueError for a checkpoint without text encoder or VAE.
         """
+        from .codec import open_codec
+
         networks, card, state = Networks.from_checkpoint(path)
+        if networks.tokenizer is None:
+            raise ValueError(
+                f"{path}: its text encoder ({card.text['encoder']}) is not inside: sample it in "
+                "ComfyUI, or while training by watch.prompts"
+            )
+        if vae is None and not state:
+            raise ValueError(f"{path}: its VAE is not inside: name the file with --vae")
         networks.to(dtype)
-        vae = vae_from_state(state, card.training.get("vae"))
-        codec = Codec(vae, card.latents["shift"], card.latents["scale"])
-        task = max(card.tasks, key=lambda task: task["frames"][1])
-        down = card.latents["downscale"]
-        shape = (
-            card.latents["channels"],
-            task["frames"][1],
-            task["height"][1] // down,
-            task["width"][1] // down,
-        )
-        return cls(networks, codec, shape, shift=card.sampling["shift"], **settings)
+        codec = open_codec(vae or path, card.latents)
+        shape = latent_shape(card, size)
+        settings.setdefault("shift", card.sampling["shift"])
+        return cls(networks.velocity, codec, shape, **settings)
 
     def clips(
         self, prompts: Sequence[str], clean: Tensor | None, frame_mask: Tensor | None, seed: int
@@ -59,7 +83,7 @@ class Sampler:
         """uint8 (B, T, 8 H, 8 W, 3): `latents` decoded."""
         return self.codec.decode(self.latents(prompts, clean, frame_mask, seed))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def latents(
         self,
         prompts: Sequence[str],
@@ -73,14 +97,28 @@ class Sampler:
         The unconditional pass sees them noised like every other frame.
         """
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn((len(prompts), *self.shape), generator=generator)
+        noise = torch.randn((len(prompts), *self.shape), generator=generator).to(self.device)
         texts = [""] * len(prompts) + list(prompts)
 
-        def velocity(x: Tensor, t: Tensor) -> Tensor:
+        def guided(x: Tensor, t: Tensor) -> Tensor:
             given = x if clean is None else replace_frames(x, clean, frame_mask)
-            both = self.networks.velocity(torch.cat([x, given]), torch.cat([t, t]), texts)
+            both = self.velocity(torch.cat([x, given]), torch.cat([t, t]), texts)
             return joint_guidance(*both.chunk(2), self.guidance_scale)
 
         return euler_sample(
-            velocity, noise, self.steps, shift=self.shift, clean=clean, frame_mask=frame_mask
+            guided, noise, self.steps, shift=self.shift, clean=clean, frame_mask=frame_mask
         )
+
+
+def latent_shape(card: Card, size: tuple[int, int, int] | None) -> tuple[int, int, int, int]:
+    """(C, T, H, W) of latents for (frames, height, width) in pixels; None: of the card's longest
+    task. Raises ValueError for sides that the VAE cannot make."""
+    if size is None:
+        task = max(card.tasks, key=lambda task: task["frames"][1])
+        size = (task["frames"][1], task["height"][1], task["width"][1])
+    frames, *sides = size
+    down = card.latents["downscale"]
+    for side in sides:
+        if side < down or side % down:
+            raise ValueError(f"{side} pixels: expected a multiple of {down}")
+    return (card.latents["channels"], frames, *(side // down for side in sides))

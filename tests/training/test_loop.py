@@ -1,4 +1,4 @@
-"""The loop on real latents of a small random VAE: resume, learning, export, the command line."""
+"""The loop on real latents of a small random VAE: learning, resume, export, the command line."""
 
 from __future__ import annotations
 
@@ -13,100 +13,149 @@ import yaml
 
 from scripts.prepare import ROOT
 from stiv.checkpoint import read_checkpoint
-from training.cache import encode_clips, write_stats
-from training.config import TrainConfig, load_config
+from training.config import load_config
 from training.export import export
 from training.loop import Trainer
 from training.sampling import Sampler
-from training.vae import TinyVAE
+from training.state import states
+from training.vae import TinyVAE, VAETraining, save_vae
 
 
-@pytest.fixture(scope="module")
-def vae() -> TinyVAE:
-    torch.manual_seed(0)
-    return TinyVAE(8, blocks=1).eval()
+def trained(config, until: int | None = None) -> Trainer:
+    trainer = Trainer(config)
+    trainer.start()
+    trainer.run(until)
+    return trainer
 
 
-@pytest.fixture(scope="module")
-def latents(vae: TinyVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("latents")
-    write_stats(folder, encode_clips(vae, folder, "train", 12, frames=4, size=32))
-    return folder
+def tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer._tensors().items()}
+
+
+def lines(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in lines(run) if "loss" in line]
 
 
 @pytest.fixture
-def config(latents: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "name": "tiny",
-            "seed": 3,
-            "steps": 6,
-            "state": tmp_path / "run",
-            "save_every": 100,
-            "log_every": 2,
-            "model": {
-                "size": "nano",
-                "changes": {
-                    "width": 48,
-                    "depth": 1,
-                    "heads": 3,
-                    "text_width": 16,
-                    "pooled_width": 16,
-                },
-            },
-            "text": {"width": 16, "depth": 1, "heads": 2, "pretrain_steps": 2},
-            "data": {
-                "latents": latents,
-                "batch": 3,
-                "image_batch": 4,
-                "image_steps": 0.3,
-                "tasks": {"t2v": 0.5, "ti2v": 0.5},
-            },
-            "optimizer": {"lr": 1e-3, "warmup": 2, "cooldown": 0.5},
-        }
-    )
+def vae_file(tiny_vae: TinyVAE, tmp_path: Path) -> Path:
+    path = tmp_path / "vae.safetensors"
+    save_vae(tiny_vae, path, VAETraining(widths=(8, 8, 8, 8), blocks=1))
+    return path
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_killed_run_continues_bit_for_bit(config: TrainConfig, tmp_path: Path, precision) -> None:
-    def finish(state: str, *stops: int) -> dict[str, torch.Tensor]:
-        run = config.model_copy(update={"state": tmp_path / state, "precision": precision})
-        for stop in (*stops, run.steps):
-            trainer = Trainer(run)
-            trainer.start()
-            trainer.run(stop)
-        return {**trainer.master, **{f"ema.{k}": v for k, v in trainer.ema.tensors.items()}}
+def test_a_stopped_run_continues_bit_for_bit(tiny, tmp_path: Path, precision: str) -> None:
+    def finish(name: str, *stops: int) -> Trainer:
+        config = tiny(run=str(tmp_path / name), **{"engine.precision": precision})
+        for stop in (*stops, config.steps):
+            trainer = trained(config, stop)
+        return trainer
 
     whole, parts = finish("whole"), finish("parts", 2, 5)
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    expected, got = tensors(whole), tensors(parts)
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    assert len(losses(tmp_path / "whole")) == 6
 
 
-def test_loss_falls_and_given_frames_do_not_count(config: TrainConfig) -> None:
-    trainer = Trainer(config.model_copy(update={"steps": 60}))
-    trainer.start()
-    losses = torch.stack([trainer.train_step() for _ in range(60)])
-    assert losses[-15:].mean() < 0.8 * losses[:15].mean()
+def test_the_loss_falls(tiny) -> None:
+    config = tiny(steps=60)
+    trained(config)
+    found = losses(config.run)
+    assert sum(found[-15:]) < 0.8 * sum(found[:15])
 
 
-def test_learning_rate_rises_holds_and_falls(config: TrainConfig) -> None:
-    trainer = Trainer(config)
+def test_accumulation_changes_nothing_but_rounding(tiny, tmp_path: Path) -> None:
+    trained(tiny(run=str(tmp_path / "once")))
+    trained(tiny(run=str(tmp_path / "parts"), **{"engine.accumulate": 2}))
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "once"), rel=1e-4)
+
+
+def test_learning_rate_rises_holds_and_falls(tiny) -> None:
+    trainer = Trainer(tiny())
     rates = [trainer.learning_rate(step) / 1e-3 for step in range(6)]
     assert rates == pytest.approx([0.5, 1, 1, 1, 2 / 3, 1 / 3])
 
 
-def test_export_is_the_average_in_a_file_the_sampler_opens(
-    config: TrainConfig, vae: TinyVAE, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("mode", ["selective", "full"])
+def test_checkpointing_gives_the_same_run(tiny, tmp_path: Path, mode: str) -> None:
+    plain = trained(tiny(run=str(tmp_path / "plain")), 3)
+    saved = trained(tiny(run=str(tmp_path / "saved"), **{"engine.checkpointing": mode}), 3)
+    expected, got = tensors(plain), tensors(saved)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_masking_ends_with_an_unmasked_phase(tiny) -> None:
+    changes = {"model.changes": {"width": 48, "depth": 1, "heads": 3, "text_width": 16}}
+    changes["model.changes"] |= {"pooled_width": 16, "mask_decoder_blocks": 1}
+    config = tiny(**changes, **{"masking.ratio": 0.5, "masking.unmasked_steps": 2})
     trainer = Trainer(config)
     trainer.start()
+    seen = []
+    trainer.model.register_forward_pre_hook(lambda _, args: seen.append(args[4]))
     trainer.run()
+    assert [keep is not None for keep in seen] == [True] * 4 + [False] * 2
+    assert {tuple(keep.shape) for keep in seen[:4]} == {(4, 2)}
+
+
+def test_steps_that_are_not_finite_change_nothing_and_end_the_run(tiny) -> None:
+    config = tiny(**{"engine.max_bad_steps": 2})
+    trainer = Trainer(config)
+    trainer.start()
+    before = tensors(trainer)
+    trainer.networks["diffusion_model"].final.linear.register_forward_hook(
+        lambda module, args, output: output * float("nan")
+    )
+    trainer.train_step()
+    after = tensors(trainer)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    with pytest.raises(ValueError, match="2 steps in a row .*bad-step-00000001-0.json"):
+        trainer.train_step()
+    dump = json.loads((config.run / "bad-step-00000001-0.json").read_text())
+    assert len(dump["keys"]) == len(dump["captions"]) == len(dump["t"]) == 4
+
+
+def test_a_state_of_other_settings_is_refused_by_name(tiny) -> None:
+    trained(tiny(), 2)
+    with pytest.raises(ValueError, match=r"optimizer\.lr: 0\.001 -> 0\.002.*--allow-changes"):
+        Trainer(tiny(**{"optimizer.lr": 2e-3})).start()
+    other = Trainer(tiny(**{"optimizer.lr": 2e-3}), allow_changes=True)
+    other.start()
+    assert other.progress.step == 2
+    longer = Trainer(tiny(steps=9, **{"engine.checkpointing": "full"}))
+    longer.start()
+    assert longer.progress.step == 2
+
+
+def test_only_the_newest_states_stay(tiny) -> None:
+    config = tiny(**{"save.steps": 1, "save.keep": 2})
+    trained(config)
+    assert [path.name for path in states(config.run)] == ["step-00000005", "step-00000006"]
+
+
+def test_export_is_the_average_in_a_file_the_sampler_opens(
+    tiny, vae_file: Path, tmp_path: Path
+) -> None:
+    config = tiny()
+    trainer = trained(config)
     path = tmp_path / "tiny.safetensors"
-    card = export(trainer, vae, path)
+    card = export(config, path, vae=vae_file)
     _, parts = read_checkpoint(path, verify=True)
     name = "blocks.0.mlp.fc1.weight"
     averaged = trainer.ema.tensors[f"diffusion_model.{name}"]
     assert torch.equal(parts["diffusion_model"][name], averaged.half())
+    export(config, tmp_path / "raw.safetensors", weights="raw")
+    _, raw = read_checkpoint(tmp_path / "raw.safetensors")
+    weights = trainer.parameters[f"diffusion_model.{name}"].detach()
+    assert torch.equal(raw["diffusion_model"][name], weights.half())
     assert [task["task"] for task in card.tasks] == ["t2i", "t2v", "ti2v"]
+    assert card.tasks[1]["frames"] == [4, 4]
+    assert card.tasks[0]["height"] == [32, 32]
     assert (card.training["steps"], card.training["dataset"]) == (6, "shapes")
 
     sampler = Sampler.from_checkpoint(path, steps=3)
@@ -119,42 +168,77 @@ def test_export_is_the_average_in_a_file_the_sampler_opens(
     assert sampler.clips(["a red circle"], None, None, 0).shape == (1, 4, 32, 32, 3)
 
 
-def test_the_state_of_other_networks_is_refused(config: TrainConfig) -> None:
-    first = Trainer(config)
-    first.save()
-    config.model.changes["depth"] = 2
-    with pytest.raises(ValueError, match=r"state\.safetensors holds the state of other networks"):
-        Trainer(config).start()
-
-
-def test_a_run_starts_from_a_checkpoint(config: TrainConfig, vae: TinyVAE, tmp_path: Path) -> None:
-    first = Trainer(config)
-    first.start()
-    first.run(2)
+def test_a_run_starts_from_a_checkpoint(tiny, tmp_path: Path) -> None:
+    first = trained(tiny(), 2)
     path = tmp_path / "parent.safetensors"
-    parent = export(first, vae, path)
-    child = Trainer(config.model_copy(update={"init": path, "state": tmp_path / "child"}))
+    parent = export(first.config, path)
+    child = Trainer(tiny(run=str(tmp_path / "child"), init={"weights": str(path)}))
     child.start()
-    assert child.step == 0
-    assert all(
-        torch.equal(child.master[n], first.ema.tensors[n].half().float()) for n in child.master
-    )
+    assert child.progress.step == 0
+    for name, parameter in child.parameters.items():
+        assert torch.equal(parameter, first.ema.tensors[name].half().float())
     child.run(1)
-    resumed = Trainer(child.config)
-    resumed.start()
-    card = export(resumed, vae, tmp_path / "child.safetensors")
+    card = export(child.config, tmp_path / "child.safetensors")
     assert card.training["parents"] == [parent.tensor_hash]
 
-    other = config.model_copy(deep=True, update={"init": path, "state": tmp_path / "other"})
-    other.model.changes["depth"] = 2
-    with pytest.raises(ValueError, match=r"parent\.safetensors: .* other sizes"):
+    deeper = {"width": 48, "depth": 1, "heads": 3, "text_width": 16, "pooled_width": 16}
+    other = tiny(
+        run=str(tmp_path / "other"),
+        init={"weights": str(path)},
+        **{"model.changes": {**deeper, "width": 96}},
+    )
+    with pytest.raises(ValueError, match=r"parent\.safetensors: .*shape"):
         Trainer(other).start()
 
 
-def test_the_command_trains_and_continues(config: TrainConfig, tmp_path: Path) -> None:
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(yaml.safe_dump(json.loads(config.model_dump_json())))
-    command = [sys.executable, "-m", "training", "train", "--config", str(recipe)]
+def test_an_image_model_grows_into_a_video_model(tiny, recipe, tmp_path: Path) -> None:
+    sizes = recipe["model"]["changes"]
+    image = tiny(
+        run=str(tmp_path / "image"),
+        **{
+            "model.changes": {**sizes, "temporal_attention": False, "temporal_patch": 1},
+            "data.streams": [{"batch": 4, "still": True}],
+        },
+    )
+    trained(image, 2)
+    path = tmp_path / "image.safetensors"
+    card = export(image, path)
+    assert [task["task"] for task in card.tasks] == ["t2i"]
+    video = Trainer(tiny(run=str(tmp_path / "video"), init={"weights": str(path)}))
+    video.start()
+    added = video.parameters["diffusion_model.blocks.0.temporal_attn.proj.weight"].detach()
+    assert not added.any()
+    video.run(2)
+    assert len(losses(video.config.run)) == 2
+
+
+def test_held_out_losses_and_samples_are_shown(tiny, vae_file: Path) -> None:
+    config = tiny(
+        vae=str(vae_file),
+        **{
+            "watch.heldout_every": 3,
+            "watch.heldout_clips": 2,
+            "watch.samples_every": 6,
+            "watch.prompts": ["a red circle", "a <b>square</b>"],
+            "watch.sample_steps": 2,
+        },
+    )
+    trained(config)
+    held_out = [line for line in lines(config.run) if any(k.startswith("heldout") for k in line)]
+    assert [line["step"] for line in held_out] == [3, 6]
+    assert {key.split("@")[0] for key in held_out[0] if "@" in key} == {
+        "heldout/t2v",
+        "heldout/ti2v",
+    }
+    assert len(list((config.run / "samples").rglob("*.mp4"))) == 2
+    page = next(config.run.glob("*.html")).read_text()
+    assert "<b>square" not in page
+
+
+def test_the_command_trains_and_continues(recipe, tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "-m", "training", "train", "--config", str(file)]
     for until, words in ((2, "step 1 of 2"), (4, "resumed at step 2")):
         done = subprocess.run(
             [*command, "--until", str(until)], cwd=ROOT, capture_output=True, text=True
@@ -166,17 +250,20 @@ def test_the_command_trains_and_continues(config: TrainConfig, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("optimiser.lr=1", "optimiser"),
-        ("data.tasks={t2v: 0.5}", "sum to 0.5"),
+        ("optimiser.lr=1", "optimiser: Extra inputs"),
+        ("data.tasks={t2v: 0.5}", "data: task shares sum to 0.5"),
         ("data.tasks={t2v: 0.5, inpaint: 0.5}", "inpaint"),
-        ("steps=0", "steps"),
+        ("steps=0", "steps: .*got 0"),
         ("model.size=huge", "huge"),
+        ("data.streams.0.batch=x", "data.streams.0.batch"),
+        ("masking.ratio=0.5", "nothing unmasks"),
         ("steps", "key=value"),
     ],
 )
-def test_a_bad_recipe_ends_before_any_work(override: str, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_a_bad_recipe_ends_in_one_line_before_any_work(override: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as error:
         load_config(ROOT / "training" / "recipes" / "nano.yaml", [override])
+    assert "\n" not in str(error.value)
 
 
 def test_missing_latents_are_named(tmp_path: Path) -> None:
@@ -184,7 +271,7 @@ def test_missing_latents_are_named(tmp_path: Path) -> None:
         [
             *(sys.executable, "-m", "training", "train"),
             *("--config", "training/recipes/nano.yaml"),
-            *("--set", f"data.latents={tmp_path}", "--set", f"state={tmp_path}"),
+            *("--set", f"data.latents={tmp_path}", "--set", f"run={tmp_path}"),
         ],
         cwd=ROOT,
         capture_output=True,

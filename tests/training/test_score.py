@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.cache import Codec
 from training.evaluation.recognise import NONE, Tracks, motion_of, recognise
 from training.evaluation.score import (
     blend,
@@ -19,6 +18,7 @@ from training.evaluation.score import (
     score_image_to_video,
     score_interpolation,
 )
+from training.shapes.cache import Codec
 from training.shapes.captions import held_out_prompts
 from training.shapes.render import render_clips
 from training.shapes.scene import combinations, sample_scene

@@ -7,7 +7,7 @@ channel's mean and deviation over the training clips.
 
 Legend: n clips, C channels, T frames, H, W latent height and width.
 
-    python -m training.cache --vae vae.safetensors --out latents --train 10000 --held-out 256
+    python -m training.shapes.cache --vae vae.safetensors --out latents --train 10000 --held-out 256
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .shapes import DOMAIN_VERSION
-from .shapes.captions import caption
-from .shapes.render import render_clips
-from .shapes.scene import Scene, scene_from_seed
-from .vae import TinyVAE, encoder_hash, load_vae, to_images
+from ..vae import TinyVAE, encoder_hash, load_vae, to_images
+from . import DOMAIN_VERSION
+from .captions import caption
+from .render import render_clips
+from .scene import Scene, scene_from_seed
 
-log = logging.getLogger("training.cache")
+log = logging.getLogger("training.shapes.cache")
 
 _STATS = "stats.json"
 _CHUNK = 8  # clips that pass through the VAE at once
@@ -221,7 +221,7 @@ def _metadata(path: Path) -> dict[str, str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.cache", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m training.shapes.cache", description=__doc__)
     parser.add_argument("--vae", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=10000, help="clips of the training split")

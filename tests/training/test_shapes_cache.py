@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.cache import Codec, LatentCache, encode_clips, write_stats
+from training.shapes.cache import Codec, LatentCache, encode_clips, write_stats
 from training.shapes.captions import MOTION_WORDS
 from training.shapes.render import render_clips
 from training.shapes.scene import scene_from_seed

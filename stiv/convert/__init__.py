@@ -1,0 +1,1 @@
+"""Weights of one model as the start of another."""

@@ -1,0 +1,155 @@
+"""What the commands of `python -m training` do. Each imports only what it needs."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+def _config(args: Namespace) -> TrainConfig:
+    from .config import load_config
+
+    if args.config is None:
+        raise ValueError("name the recipe: --config recipe.yaml (training/recipes has some)")
+    return load_config(args.config, args.set)
+
+
+def doctor(args: Namespace) -> int:
+    """Print every finding; 1 if one is an error."""
+    from .doctor import doctor as examine
+
+    findings = examine(_config(args))
+    for finding in findings:
+        print(finding)
+    return int(any(finding.level == "error" for finding in findings))
+
+
+def cache(args: Namespace) -> None:
+    """Encode the clips or the captions of a recipe's sets."""
+    from .caches import commands as caches
+
+    config = _config(args)
+    if not config.data.sets:
+        raise ValueError(f"{args.config}: data.sets is empty: say where the clips are")
+    part = _part(args.part)
+    if args.dump:
+        caches.dump(config, args.dump, args.count)
+    elif args.what == "latents":
+        caches.cache_latents(config, part=part, workers=args.workers)
+    else:
+        caches.cache_text(config, part=part)
+
+
+def _part(text: str) -> tuple[int, int]:
+    try:
+        index, count = map(int, text.split("/"))
+    except ValueError:
+        index, count = -1, 0
+    if not 0 <= index < count:
+        raise ValueError(f"--part is {text!r}: expected I/N with 0 <= I < N, as in 0/4")
+    return index, count
+
+
+def train(args: Namespace) -> None:
+    """Train, continue, or say what would be done."""
+    if args.help_config:
+        from .config import TrainConfig
+        from .doctor import describe
+
+        print(describe(TrainConfig))
+        return
+    config = _config(args)
+    if args.dry_run:
+        from .doctor import plan
+
+        print(plan(config))
+        return
+    import torch
+
+    from .loop import Trainer
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    trainer = Trainer(config, allow_changes=args.allow_changes)
+    trainer.start()
+    trainer.run(args.until)
+
+
+def export(args: Namespace) -> None:
+    """Write the checkpoint and print its card."""
+    from .export import export as write
+
+    card = write(_config(args), args.out, vae=args.vae, weights=args.weights)
+    log.info("wrote %s (%.1f MB)\n%s", args.out, args.out.stat().st_size / 1e6, card.summary())
+
+
+def lora_export(args: Namespace) -> None:
+    """Write the LoRA."""
+    from .export import export_lora
+
+    export_lora(_config(args), args.out, weights=args.weights)
+    log.info("wrote %s (%.1f MB)", args.out, args.out.stat().st_size / 1e6)
+
+
+def sample(args: Namespace) -> None:
+    """Render each prompt to an mp4, and a contact sheet of all."""
+    from .networks import DTYPES
+    from .sampling import Sampler
+    from .watch.samples import write_samples
+
+    given = (args.frames, args.height, args.width)
+    if any(given) and not all(given):
+        raise ValueError("give --frames, --height and --width together, or none of them")
+    sampler = Sampler.from_checkpoint(
+        args.checkpoint,
+        vae=args.vae,
+        dtype=DTYPES[args.precision],
+        size=given if all(given) else None,
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+    )
+    clean = mask = None
+    if args.image:
+        clean, mask = _first_frame(sampler, args.image, len(args.prompt))
+    clips = sampler.clips(args.prompt, clean, mask, args.seed)
+    for path in write_samples(clips, args.prompt, args.out, args.seed, fps=args.fps):
+        log.info("wrote %s", path)
+
+
+def _first_frame(sampler, image: Path, count: int):
+    """The picture, scaled and cropped to the sampler's size, as the first of all frames."""
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    C, T, H, W = sampler.shape
+    with Image.open(image) as opened:
+        picture = ImageOps.fit(opened.convert("RGB"), (8 * W, 8 * H), Image.Resampling.LANCZOS)
+    latent = sampler.codec.encode(np.asarray(picture)[None, None])
+    clean = torch.zeros(count, C, T, H, W)
+    clean[:, :, :1] = latent
+    mask = torch.zeros(count, T, dtype=torch.bool)
+    mask[:, 0] = True
+    return clean, mask
+
+
+def score(args: Namespace) -> None:
+    """Score the shapes domain; the last line is JSON."""
+    from .evaluation.score import evaluate, report
+    from .networks import DTYPES
+    from .sampling import Sampler
+
+    sampler = Sampler.from_checkpoint(
+        args.checkpoint,
+        dtype=DTYPES[args.precision],
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+    )
+    report(evaluate(sampler.clips, sampler.codec, count=args.count))

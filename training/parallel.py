@@ -1,0 +1,106 @@
+"""One process or many: what accelerate decides for us, and what it leaves open."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+)
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+
+from .config import EngineSection
+from .networks import DTYPES
+
+
+def make_accelerator(engine: EngineSection) -> Accelerator:
+    """The accelerator of this process; `accelerate launch` has said through the environment
+    whether there are others, and how they share (DDP, FSDP2, HSDP).
+
+    Precision is not accelerate's affair: `computing` sets it, and shards are gathered in it.
+    """
+    # Temporal attention is idle in steps on still images, which DDP must be told to expect.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
+    is_sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    plugin = FullyShardedDataParallelPlugin() if is_sharded else None
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp], fsdp_plugin=plugin)
+    if plugin is None:
+        return accelerator
+    if plugin.fsdp_version != 2:
+        raise ValueError(f"FSDP version is {plugin.fsdp_version}: set fsdp_version: 2")
+    dtype = DTYPES[engine.precision]
+    # Times are float32 inputs that bfloat16 would blur, so inputs are left as they are.
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(
+        param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # On CPUs accelerate falls back to DDP without a word; FSDP2 works there (and is tested).
+        accelerator.state.fsdp_plugin = plugin
+        AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
+    return accelerator
+
+
+def computing(engine: EngineSection, device: torch.device) -> torch.autocast:
+    """The context of every forward pass: the recipe's precision."""
+    return torch.autocast(device.type, DTYPES[engine.precision], enabled=engine.precision != "fp32")
+
+
+def prepare(
+    accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> nn.Module:
+    """The model as this launch shares it; the optimizer keeps following its parameters."""
+    if accelerator.num_processes == 1:
+        return model.to(accelerator.device)
+    # The velocity is a view where nothing was cast; nobody changes it in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")
+    prepared, _ = accelerator.prepare(model, optimizer)
+    return prepared
+
+
+@contextmanager
+def accumulating(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
+    """Gradients of DDP cross processes once per step, after the last micro-batch."""
+    is_ddp = isinstance(model, nn.parallel.DistributedDataParallel)
+    with nullcontext() if is_last or not is_ddp else model.no_sync():
+        yield
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be sharded as a plain one; every process must call."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def forget_gathered(model: nn.Module) -> None:
+    """Drop whole weights that FSDP2 gathered for a forward pass without a backward: the next
+    pass gathers them again, from shards that may have changed in between."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a scalar over all processes; every process must call."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return value
+    value = value.detach().clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()
+
+
+def agree(flags: list[bool], device: torch.device) -> list[bool]:
+    """Each flag is true on every process if it is on any; every process must call."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return flags
+    values = torch.tensor([float(flag) for flag in flags], device=device)
+    dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]

@@ -1,0 +1,104 @@
+"""The networks that a new run begins with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stiv.checkpoint import read_checkpoint
+from stiv.convert.initialise import grow
+from stiv.text_encoder import Tokenizer
+
+from .config import TrainConfig
+from .lora import add_lora
+from .low_precision import freeze_in
+from .networks import Networks
+from .text import pretrain
+
+log = logging.getLogger(__name__)
+
+_BASES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}
+
+
+def build_networks(config: TrainConfig, *, is_resumed: bool = False) -> tuple[Networks, list[str]]:
+    """The networks of a run, and the tensor hashes of the checkpoints they come from.
+
+    is_resumed: the weights that train will be loaded from a state, so the head start of a text
+    encoder is not needed; a LoRA's frozen base is read all the same. Raises ValueError for a
+    checkpoint that does not fit.
+    """
+    networks, parents = Networks.from_config(config), []
+    if config.init and (config.lora or not is_resumed):
+        parents = _begin_from(networks, config)
+    elif networks.tokenizer is not None and not is_resumed:
+        pretrain(
+            networks["text_encoder"],
+            networks.tokenizer,
+            config.text.pretrain_steps,
+            seed=config.seed,
+        )
+    if config.lora:
+        _adapt(networks, config)
+    return networks, parents
+
+
+def _adapt(networks: Networks, config: TrainConfig) -> None:
+    lora = config.lora
+    networks.requires_grad_(False)
+    if lora.base != "fp32":
+        freeze_in(networks["diffusion_model"], _BASES[lora.base])
+    add_lora(
+        networks["diffusion_model"],
+        lora.rank,
+        lora.alpha,
+        targets=tuple(lora.targets),
+        seed=config.seed,
+    )
+
+
+def _begin_from(networks: Networks, config: TrainConfig) -> list[str]:
+    """Take the weights of checkpoints: the same network, an image model, or two models jointly."""
+    path, model = config.init.weights, networks["diffusion_model"]
+    card, parts = read_checkpoint(path)
+    parents, temporal = [card.tensor_hash], None
+    if config.init.temporal:
+        other, their_parts = read_checkpoint(config.init.temporal)
+        parents.append(other.tensor_hash)
+        temporal = their_parts["diffusion_model"]
+    generator = torch.Generator().manual_seed(config.seed)
+    try:
+        state = grow(
+            parts["diffusion_model"],
+            card.config,
+            model.config,
+            temporal=temporal,
+            generator=generator,
+        )
+    except ValueError as error:
+        raise ValueError(f"init {path}: {error}") from error
+    model.load_state_dict(state)
+    if networks.tokenizer is not None:
+        _take_text_encoder(
+            networks["text_encoder"], networks.tokenizer, path, card.tokenizer, parts
+        )
+    log.info("starting from %s", path)
+    return parents
+
+
+def _take_text_encoder(
+    encoder: nn.Module,
+    tokenizer: Tokenizer,
+    path: Path,
+    their_tokenizer: Tokenizer | None,
+    parts: dict[str, dict[str, Tensor]],
+) -> None:
+    theirs = parts["text_encoder"]
+    if their_tokenizer is None or their_tokenizer.vocab != tokenizer.vocab:
+        raise ValueError(f"init {path}: its text encoder is none, or of another vocabulary")
+    shapes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in theirs.items()}:
+        raise ValueError(f"init {path}: its text encoder has other sizes than the recipe's")
+    encoder.load_state_dict(theirs)

@@ -1,0 +1,114 @@
+"""The data of a run: its streams, and the clips kept out of them for the held-out loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig
+from .data.loader import CacheDataset
+from .data.plan import Dataset, Sample, StreamSpec
+from .shapes.dataset import ShapesDataset
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a run trains on.
+
+    latents: the latent space of all of it, as in a checkpoint's card. digests: of each data set.
+    """
+
+    specs: tuple[StreamSpec, ...]
+    held_out: tuple[Sample, ...]
+    latents: dict[str, Any]
+    digests: dict[str, str]
+    facts: dict[str, Any]
+    """What a card says of the data: kind, clips, provenance."""
+
+
+class Without:
+    """A data set less the last samples of one of its buckets."""
+
+    def __init__(self, dataset: Dataset, bucket: str, count: int):
+        self.dataset = dataset
+        self.buckets: Mapping[str, int] = {
+            name: size - count if name == bucket else size for name, size in dataset.buckets.items()
+        }
+
+    def load(self, bucket: str, index: int) -> Sample:
+        """As the data set's."""
+        return self.dataset.load(bucket, index)
+
+    def digest(self) -> str:
+        """The data set's, and how many samples are left."""
+        return f"{self.dataset.digest()}:{sum(self.buckets.values())}"
+
+
+def open_streams(config: TrainConfig) -> Streams:
+    """Open the caches of a run.
+
+    Held-out clips are the last ones of the first video stream's largest bucket. Raises ValueError
+    where a cache is missing, damaged or of another latent space than the first.
+    """
+    data, specs, held_out = config.data, [], ()
+    datasets: dict[tuple[Path, bool], Dataset] = {}
+    for stream in data.streams:
+        folder = stream.latents or data.latents
+        key = (folder, stream.still and data.kind == "shapes")
+        if key not in datasets:
+            datasets[key] = _open(config, folder, stream.still)
+            if not held_out and config.watch.heldout_every:
+                datasets[key], held_out = _hold_out(datasets[key], config.watch.heldout_clips)
+        dataset = datasets[key]
+        specs.append(
+            StreamSpec(
+                dataset,
+                stream.batch,
+                weight=stream.weight,
+                still=stream.still,
+                repeats=stream.repeats,
+                name=folder.name + (" (stills)" if stream.still else ""),
+            )
+        )
+    first = _inner(next(iter(datasets.values())))
+    for (folder, _), dataset in datasets.items():
+        if _inner(dataset).latents != first.latents:
+            raise ValueError(
+                f"{folder}: latent space {_inner(dataset).latents}, the first cache has "
+                f"{first.latents}: a model learns one space"
+            )
+    return Streams(
+        specs=tuple(specs),
+        held_out=held_out,
+        latents=first.latents,
+        digests={str(i): dataset.digest() for i, dataset in enumerate(datasets.values())},
+        facts={
+            "dataset": data.kind if data.kind == "shapes" else first.name,
+            "dataset_digest": first.digest(),
+            "dataset_provenance": first.provenance,
+            "clips": sum(sum(dataset.buckets.values()) for dataset in datasets.values()),
+        },
+    )
+
+
+def _open(config: TrainConfig, folder: Path, still: bool) -> Dataset:
+    if config.data.kind == "shapes":
+        return ShapesDataset(folder, reverse=config.data.reverse, still=still)
+    return CacheDataset(folder)
+
+
+def _hold_out(dataset: Dataset, clips: int) -> tuple[Dataset, tuple[Sample, ...]]:
+    bucket, size = max(dataset.buckets.items(), key=lambda item: item[1])
+    if clips >= size:
+        raise ValueError(
+            f"watch.heldout_clips is {clips}, but the largest bucket ({bucket}) has {size} clips: "
+            "keep some to train on, or set watch.heldout_every: 0"
+        )
+    chosen = tuple(dataset.load(bucket, size - clips + i) for i in range(clips))
+    return Without(dataset, bucket, clips), chosen
+
+
+def _inner(dataset: Dataset) -> Any:
+    return getattr(dataset, "dataset", dataset)

@@ -1,0 +1,186 @@
+"""A run as a person follows it: log lines, metrics, held-out losses, sample videos, a report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..estimate import flops, mfu, peak_flops
+from ..parallel import computing, forget_gathered
+from ..sampling import Sampler
+from .heldout import held_out_loss
+from .metrics import Metrics, progress
+
+if TYPE_CHECKING:
+    from ..loop import Trainer
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+"""Where in [0, 1] (1 = data) the held-out loss is taken."""
+
+
+class Watch:
+    """What the trainer calls after every step. Held-out losses and samples take the EMA."""
+
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.settings = trainer.config.watch
+        self.is_main = trainer.accelerator.is_main_process
+        self.metrics = None
+        if self.is_main:
+            self.metrics = Metrics(
+                trainer.config.run,
+                tensorboard=self.settings.tensorboard,
+                resume_step=trainer.progress.step,
+            )
+        self._sampler = _make_sampler(trainer)
+        self._restart()
+
+    def _restart(self) -> None:
+        self._since, self._losses, self._norms = time.perf_counter(), [], []
+        self._tokens = self.trainer.progress.tokens
+
+    def after_step(self, values: dict[str, Tensor], last: int) -> None:
+        """Log, look at held-out clips and draw samples where it is their step."""
+        self._losses.append(values["loss"])
+        self._norms.append(values["grad_norm"])
+        step, settings = self.trainer.progress.step, self.settings
+        is_last = step == last
+        if step % settings.log_every == 0 or is_last:
+            self._log(step, last)
+        if settings.heldout_every and (step % settings.heldout_every == 0 or is_last):
+            self._look_at_held_out(step)
+        if settings.samples_every and (step % settings.samples_every == 0 or is_last):
+            self._draw_samples(step)
+
+    def finish(self) -> None:
+        """Write the report."""
+        if self.is_main:
+            from .report import write_report
+
+            self.metrics.close()
+            report = write_report(
+                self.trainer.config.run, self.trainer.config.model_dump(mode="json")
+            )
+            log.info("report: %s", report)
+
+    def _log(self, step: int, last: int) -> None:
+        trainer = self.trainer
+        loss = trainer.mean_loss(torch.stack(self._losses).mean())
+        if self.is_main:
+            seconds = max(time.perf_counter() - self._since, 1e-9)
+            rate = len(self._losses) / seconds
+            tokens = (trainer.progress.tokens - self._tokens) / seconds
+            share = self._mfu(tokens)
+            line = progress(step, last, loss, rate, tokens_per_s=tokens, mfu=share)
+            log.info("%s", line)
+            values = {
+                "loss": loss,
+                "lr": trainer.learning_rate(step - 1),
+                "grad_norm": float(torch.stack([n.float() for n in self._norms]).mean()),
+                "steps_per_s": rate,
+                "tokens_per_s": tokens,
+                "tokens": trainer.progress.tokens,
+                "skipped": trainer.progress.skipped,
+            }
+            self.metrics.add(step, values if share is None else {**values, "mfu": share})
+        self._restart()
+
+    def _mfu(self, tokens_per_s: float) -> float | None:
+        """Model FLOPs per second over the devices' peak, where that is known."""
+        trainer = self.trainer
+        if trainer.device.type != "cuda":
+            return None
+        peak = peak_flops(torch.cuda.get_device_name(trainer.device))
+        if peak is None:
+            return None
+        model = trainer.networks["diffusion_model"].config
+        bucket = max(trainer.plan.buckets[0], key=lambda bucket: bucket.count).name
+        T, H, W = map(int, bucket.split("x"))
+        tokens = -(-T // model.temporal_patch) * -(-H // model.patch) * -(-W // model.patch)
+        per_token = flops(model, (T, H, W), 77, train=True) / tokens
+        return mfu(per_token * tokens_per_s, 1.0, trainer.accelerator.num_processes, peak)
+
+    @torch.no_grad()
+    def _look_at_held_out(self, step: int) -> None:
+        """The loss at fixed times and noise, per task; every process computes it."""
+        trainer = self.trainer
+        samples = trainer.streams.held_out
+        tasks = [task for task, share in trainer.config.data.tasks.items() if share > 0]
+
+        def velocity(x: Tensor, t: Tensor, chosen) -> Tensor:
+            captions = [s.captions[0] if s.captions else "" for s in chosen]
+            micro = torch.stack([s.micro for s in chosen])
+            return _velocity(trainer, x, t, captions, micro)
+
+        with _averaged(trainer):
+            losses = held_out_loss(
+                velocity, samples, tasks=tasks, times=HELD_OUT_TIMES, seed=trainer.config.seed
+            )
+        if self.is_main:
+            self.metrics.add(step, {f"heldout/{name}": value for name, value in losses.items()})
+            log.info("held-out loss %.4f", sum(losses.values()) / len(losses))
+        self._restart()
+
+    def _draw_samples(self, step: int) -> None:
+        if self._sampler is None:
+            return
+        trainer, prompts = self.trainer, self.settings.prompts
+        with _averaged(trainer):
+            clips = self._sampler.clips(prompts, None, None, trainer.config.seed)
+        if self.is_main:
+            from .samples import write_samples
+
+            write_samples(clips, prompts, trainer.config.run / "samples", step, fps=8)
+        self._restart()
+
+
+@contextmanager
+def _averaged(trainer: Trainer) -> Iterator[None]:
+    """The model with its averaged weights."""
+    with trainer.ema.swap(trainer.parameters):
+        forget_gathered(trainer.model)
+        yield
+    forget_gathered(trainer.model)
+
+
+def _velocity(
+    trainer: Trainer, x: Tensor, t: Tensor, captions: list[str], micro: Tensor | None = None
+) -> Tensor:
+    """The model of a run, on its devices and in its precision; every process must call."""
+    device = trainer.device
+    prompt = {k: v.to(device) for k, v in trainer.networks.prompts(captions).items()}
+    micro = None if micro is None else micro.to(device)
+    with torch.no_grad(), computing(trainer.config.engine, device):
+        return trainer.model(x.to(device), t.to(device), prompt, micro).to(x.device)
+
+
+def _make_sampler(trainer: Trainer) -> Sampler | None:
+    """A sampler of the run's largest video bucket; None where no samples are wanted."""
+    config, settings = trainer.config, trainer.config.watch
+    if not settings.samples_every or not settings.prompts:
+        return None
+    if config.vae is None:
+        raise ValueError("watch.samples_every needs `vae`: the file that decodes the samples")
+    from ..codec import open_codec
+
+    buckets = [bucket for stream in trainer.plan.buckets for bucket in stream]
+    shapes = [tuple(map(int, bucket.name.split("x"))) for bucket in buckets]
+    largest = max(shapes, key=lambda shape: (shape[0] > 1, shape[0] * shape[1] * shape[2]))
+    return Sampler(
+        partial(_velocity, trainer),
+        open_codec(config.vae, trainer.streams.latents),
+        (trainer.streams.latents["channels"], *largest),
+        steps=settings.sample_steps,
+        guidance_scale=settings.guidance_scale,
+        shift=config.shift,
+        device=trainer.device,
+    )
