@@ -43,7 +43,7 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any, seconds: flo
         try:
             _, errors = parent.communicate(timeout=seconds)
         except BaseException:
-            os.killpg(parent.pid, 9)
+            os.killpg(parent.pid, 9)  # the group made above: this parent and its ranks alone
             parent.wait()
             raise
         assert parent.returncode == 0, errors
