@@ -9,9 +9,15 @@ import platform
 
 import torch
 
-from . import analytic, forward, import_time
+from . import analytic, forward, import_time, loader, optimizer
 
-CASES = {"analytic": analytic.run, "forward": forward.run, "import_time": import_time.run}
+CASES = {
+    "analytic": analytic.run,
+    "forward": forward.run,
+    "import_time": import_time.run,
+    "loader": loader.run,
+    "optimizer": optimizer.run,
+}
 
 
 def main() -> None:

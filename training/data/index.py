@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -39,6 +39,14 @@ _PREFIX, _SUFFIX = SHARDS.split("*")
 _MAX_ROWS = 2**16  # a row is two bytes
 _MAX_INDEX_BYTES = 2**28  # of the JSON: four million shards
 _NAMED = 8  # broken shards that an error names
+
+
+class Place(NamedTuple):
+    """Where a sample is: shard, the shard's size in bytes when it was indexed, row in it."""
+
+    path: Path
+    size: int
+    row: int
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class Index:
     entries: Path
     offset: int
     shards: tuple[str, ...]
+    sizes: np.ndarray  # of the shards, bytes
     buckets: Mapping[str, range]
     provenance: dict[str, Any]
     channels: int
@@ -94,6 +103,7 @@ class Index:
                 entries=entries,
                 offset=offset,
                 shards=tuple(described["shards"]),
+                sizes=np.array(described["sizes"], np.int64),
                 buckets=buckets,
                 provenance=described["provenance"],
                 channels=described["channels"],
@@ -104,16 +114,19 @@ class Index:
                 f"{path} is damaged ({error}): delete {path.parent}, it is made again"
             ) from error
 
-    def find(self, bucket: str, index: int) -> tuple[Path, int]:
-        """Shard and row of sample `index` of a bucket.
+    def find(self, bucket: str, index: int) -> Place:
+        """Where sample `index` of a bucket is.
 
-        Raises IndexError outside the bucket, KeyError for a bucket that is not there.
+        Raises IndexError outside the bucket, KeyError for a bucket that is not there, OSError
+        where the index was deleted.
         """
         position = self.buckets[bucket][index]
         # A plain read, not a memory map: pages of a map that random access touched count as
         # resident memory, and over a long run that is all of them.
-        entry = np.fromfile(self.entries, ENTRY, 1, offset=self.offset + position * ENTRY.itemsize)
-        return self.folder / self.shards[int(entry["shard"][0])], int(entry["row"][0])
+        with open(self.entries, "rb", buffering=0) as file:
+            file.seek(self.offset + position * ENTRY.itemsize)
+            shard, row = np.frombuffer(file.read(ENTRY.itemsize), ENTRY)[0].item()
+        return Place(self.folder / self.shards[shard], int(self.sizes[shard]), row)
 
 
 def compile_index(folder: Path | str) -> Path:
@@ -126,20 +139,32 @@ def compile_index(folder: Path | str) -> Path:
     Raises ValueError where the folder holds no shards, where shards are broken (named), or were
     not made by one encoder for one latent space; OSError where the index cannot be written.
     """
-    folder = Path(folder)
-    found = list(_scan(folder))
-    if not found:
-        raise ValueError(
-            f"{folder} holds no {SHARDS}: run `python -m training cache latents` for it first"
-        )
-    names = [name for name, _, _ in found]
-    stamp = _hash(json.dumps([FORMAT, *found]).encode()).hex()[:32]
-    path = folder / "index" / f"{stamp}.json"
+    names, sizes, path = survey(folder)
     if path.exists() and path.with_suffix(".npy").exists():
         return path
     log.info("indexing %d shards of %s", len(names), folder)
-    infos = _read_all(folder, names)
-    _check_alike(folder, names, infos)
+    write_index(path, names, sizes, _read_all(Path(folder), names))
+    return path
+
+
+def survey(folder: Path | str) -> tuple[list[str], list[int], Path]:
+    """Names and bytes of a folder's shards as they are now, and the path of their index."""
+    folder = Path(folder)
+    stamp, names, sizes = hashlib.sha256(FORMAT.encode()), [], []
+    for name, size, modified in _scan(folder):
+        stamp.update(json.dumps([name, size, modified]).encode())
+        names.append(name)
+        sizes.append(size)
+    if not names:
+        raise ValueError(
+            f"{folder} holds no {SHARDS}: run `python -m training cache latents` for it first"
+        )
+    return names, sizes, folder / "index" / f"{stamp.hexdigest()[:32]}.json"
+
+
+def write_index(path: Path, names: list[str], sizes: list[int], infos: list[ShardInfo]) -> None:
+    """Write the index of shards that were described. Raises ValueError where they differ."""
+    _check_alike(path.parent.parent, names, infos)
     path.parent.mkdir(exist_ok=True)
     buckets = _by_bucket(infos)
     with _appearing(path.with_suffix(".npy")) as file:
@@ -151,14 +176,17 @@ def compile_index(folder: Path | str) -> Path:
         "channels": infos[0].shape[1],
         "buckets": dict(_ranges(infos, buckets)),
         "shards": names,
+        "sizes": sizes,
     }
     with _appearing(path) as file:
         file.write(json.dumps(described).encode())
-    return path
 
 
 def describe_shard(path: Path) -> ShardInfo:
     """What a shard says of itself; its tensors are not read, its header is at most 100 MB.
+
+    The table of its samples is left unparsed, and checked where samples are loaded: for 90
+    million clips that is 3 minutes of work, where `training.caches.shards.read_header` takes 17.
 
     Raises ValueError with the reason where it is no whole shard of this format.
     """
@@ -174,9 +202,12 @@ def describe_shard(path: Path) -> ShardInfo:
         raise ValueError(f"stiv.cache is {metadata.get('stiv.cache')!r}, not {FORMAT!r}")
     if len(shape) != 5 or not 0 < shape[0] <= _MAX_ROWS or micro != (shape[0], 6):
         raise ValueError(f"latents {shape} and micro {micro}, not (n, C, T, h, w) and (n, 6)")
-    if not isinstance(provenance, dict) or not {"encoder", "latents"} <= provenance.keys():
-        raise ValueError("its provenance lacks encoder or latents")
-    texts = (metadata["provenance"], metadata.get("samples", ""), str(shape))
+    if not isinstance(provenance, dict) or "encoder" not in provenance:
+        raise ValueError("its provenance names no encoder")
+    if not isinstance(provenance.get("latents"), dict):
+        raise ValueError("its provenance describes no latent space")
+    keys = ("provenance", "samples", "stiv.tensor_hash")
+    texts = (str(shape), *(metadata.get(key, "") for key in keys))
     return ShardInfo(shape, provenance, _hash(*(text.encode() for text in texts)))
 
 
@@ -185,12 +216,13 @@ def _scan(folder: Path) -> Iterator[tuple[str, int, int]]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder of a latent cache")
     with os.scandir(folder) as entries:
-        names = [
-            (entry.name, entry.stat().st_size, entry.stat().st_mtime_ns)
+        found = [
+            (entry.name, (stat := entry.stat()).st_size, stat.st_mtime_ns)
             for entry in entries
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX)
         ]
-    yield from sorted(names)
+    found.sort()
+    yield from found
 
 
 def _read_all(folder: Path, names: list[str]) -> list[ShardInfo]:
@@ -245,17 +277,12 @@ def _ranges(infos: list[ShardInfo], buckets: dict[str, list[int]]) -> Iterator[t
 def _write_entries(file: IO[bytes], infos: list[ShardInfo], buckets: dict[str, list[int]]) -> None:
     """The .npy of all entries, shard by shard: it may be larger than memory."""
     count = sum(info.shape[0] for info in infos)
-    write_entries_header(file, count)
+    described = {"descr": ENTRY.descr, "fortran_order": False, "shape": (count,)}
+    np.lib.format.write_array_header_1_0(file, described)
     for number in (number for numbers in buckets.values() for number in numbers):
         part = np.empty(infos[number].shape[0], ENTRY)
         part["shard"], part["row"] = number, np.arange(len(part))
         file.write(part.tobytes())
-
-
-def write_entries_header(file: IO[bytes], count: int) -> None:
-    """Begin an .npy of `count` entries; their bytes follow."""
-    described = {"descr": ENTRY.descr, "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(file, described)
 
 
 def _entries_layout(path: Path) -> tuple[int, int]:

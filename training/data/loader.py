@@ -26,6 +26,7 @@ STILL = 7
 """Purpose of the draw of a still's frame, last of (seed, step, position, purpose)."""
 
 _STRIDE, _FRAMES = 4, 5  # columns of the micro conditions
+_OPEN_TEXT = 2**26  # characters of captions and keys that open shards may hold
 
 
 @dataclass
@@ -157,7 +158,8 @@ def still(sample: Sample, rng: np.random.Generator) -> Sample:
 class CacheDataset:
     """The samples of a latent cache folder: a `Dataset` over its compiled index.
 
-    `open_shards`: how many shards are kept open, with their samples' captions, per process.
+    `open_shards`: how many shards are kept open, with their samples' captions, per process; fewer
+    where the captions are so long that they would take much memory.
 
     Raises ValueError as `Index.open` does, or where scale or shift do not fit the channels.
     """
@@ -167,9 +169,8 @@ class CacheDataset:
             raise ValueError(f"open_shards {open_shards} must be at least 1")
         self.index = Index.open(folder)
         self._open_shards = open_shards
-        space = self.provenance["latents"]
-        self._scale = _per_channel(space, "scale", self.index)
-        self._shift = _per_channel(space, "shift", self.index)
+        self._scale = _per_channel(self.latents, "scale", self.index)
+        self._shift = _per_channel(self.latents, "shift", self.index)
         self._shards: OrderedDict[Path, _Shard] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -183,6 +184,16 @@ class CacheDataset:
         """Of the first shard; `encoder` and `latents` (the latent space) are those of all."""
         return self.index.provenance
 
+    @property
+    def latents(self) -> dict[str, Any]:
+        """The latent space, as in `stiv.card.LATENT_SPACES`."""
+        return self.provenance["latents"]
+
+    @property
+    def name(self) -> str:
+        """Of the folder."""
+        return self.index.folder.resolve().name
+
     def __len__(self) -> int:
         return sum(self.buckets.values())
 
@@ -195,9 +206,9 @@ class CacheDataset:
 
         Raises ValueError, naming the shard, where it is not what was indexed.
         """
-        path, row = self.index.find(bucket, index)
+        path, size, row = self.index.find(bucket, index)
         try:
-            shard = self._shard(path)
+            shard = self._shard(path, size)
             raw, micro, described = shard.latents[row], shard.micro[row], shard.samples[row]
             captions, key = tuple(map(str, described["captions"])), str(described["key"])
         except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -213,16 +224,19 @@ class CacheDataset:
             torch.from_numpy(latents), captions, torch.from_numpy(micro.astype(np.float32)), key
         )
 
-    def _shard(self, path: Path) -> _Shard:
+    def _shard(self, path: Path, size: int) -> _Shard:
         """An open shard; the one that was not used for the longest time makes room for it."""
         with self._lock:
             if path in self._shards:
                 self._shards.move_to_end(path)
                 return self._shards[path]
-        shard = _Shard(path)
+        shard = _Shard(path, size)
         with self._lock:
             self._shards[path] = shard
-            while len(self._shards) > self._open_shards:
+            while len(self._shards) > 1 and (
+                len(self._shards) > self._open_shards
+                or sum(shard.text for shard in self._shards.values()) > _OPEN_TEXT
+            ):
                 self._shards.popitem(last=False)
         return shard
 
@@ -235,13 +249,17 @@ class CacheDataset:
 
 
 class _Shard:
-    """An open shard: its tensors are read by row."""
+    """An open shard of `size` bytes: its tensors are read by row."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, size: int):
+        if path.stat().st_size != size:  # rows were removed, say, and others have their place
+            raise ValueError(f"{path.stat().st_size} bytes where {size} were indexed")
         file = safe_open(path, "np")
         self.latents = file.get_slice("latents")
         self.micro = file.get_slice("micro")
-        self.samples = json.loads((file.metadata() or {})["samples"])
+        samples = (file.metadata() or {})["samples"]
+        self.text = len(samples)
+        self.samples = json.loads(samples)
 
 
 def _per_channel(space: Mapping[str, Any], name: str, index: Index) -> np.ndarray:

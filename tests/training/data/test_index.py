@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+import training
 from training.data.index import ENTRY, Index, compile_index
 
 BUCKETS = {"3x2x2": 13, "1x2x4": 17}
@@ -22,7 +24,8 @@ def _keys(index: Index) -> list[str]:
     keys = []
     for bucket, entries in index.buckets.items():
         for i in range(len(entries)):
-            path, row = index.find(bucket, i)
+            path, size, row = index.find(bucket, i)
+            assert path.stat().st_size == size
             with open(path, "rb") as file:
                 header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
             assert path.name.startswith(f"latents-{bucket}-")
@@ -91,7 +94,8 @@ def test_processes_at_once(cache):
         "import sys; from training.data.index import Index; print(Index.open(sys.argv[1]).digest)"
     )
     command = [sys.executable, "-c", code, str(cache)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    given = {"stdout": subprocess.PIPE, "text": True, "cwd": Path(training.__file__).parents[1]}
+    running = [subprocess.Popen(command, **given) for _ in range(4)]
     printed = [process.communicate()[0] for process in running]
     assert all(process.returncode == 0 for process in running)
     assert set(printed) == {Index.open(cache).digest + "\n"}
@@ -150,6 +154,6 @@ def test_a_damaged_index_is_named_and_made_again(cache, suffix):
 
 def test_rows_are_where_the_index_says(cache):
     index = Index.open(cache)
-    path, row = index.find("3x2x2", 7)  # the third of the second shard
+    path, _, row = index.find("3x2x2", 7)  # the third of the second shard
     assert (path.name, row) == ("latents-3x2x2-a-1.safetensors", 2)
     assert load_file(path)["latents"][row, 0, 0, 0, 0] == 2

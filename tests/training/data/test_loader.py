@@ -14,6 +14,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from training.caches.latents import remove
+from training.caches.shards import write_shard
 from training.data.loader import CacheDataset, Loader, still
 from training.data.plan import Plan, Sample, StreamSpec
 
@@ -99,6 +101,29 @@ def test_a_data_set_travels_to_another_process(cache):
     copy = pickle.loads(pickle.dumps(data))  # what multiprocessing does
     assert copy.load("3x2x2", 12).key == data.load("3x2x2", 12).key
     assert copy.digest() == data.digest()
+
+
+def test_reads_what_the_cache_writes(tmp_path):
+    """Shards of `training.caches`, bit for bit, with odd captions and numbers of samples."""
+    shape, captions = (3, 4, 2, 6, 4), [["é 😀", 'with "quotes"'], [], [""]]
+    latents = torch.randn(shape, generator=torch.Generator().manual_seed(0)).half()
+    micro = torch.arange(18.0).reshape(3, 6)
+    space = {"name": "custom", "channels": 4, "scale": 2.0, "shift": 0.5, "downscale": 8}
+    samples = [
+        {"key": f"{i}.mp4#0", "content": "0" * 64, "captions": c, "fps": 8.0}
+        for i, c in enumerate(captions)
+    ]
+    write_shard(
+        tmp_path / "latents-2x6x4-0-00000.safetensors",
+        {"latents": latents, "micro": micro},
+        {"provenance": {"encoder": "e", "latents": space, "spec": {}}, "samples": samples},
+    )
+    data = CacheDataset(tmp_path)
+    assert (data.latents, data.name) == (space, tmp_path.name)
+    for i in range(3):
+        sample = data.load("2x6x4", i)
+        assert torch.equal(sample.latents, (latents[i].float() - 0.5) * 2)
+        assert torch.equal(sample.micro, micro[i]) and sample.captions == tuple(captions[i])
 
 
 # --- batches
@@ -242,9 +267,20 @@ def test_a_shard_that_breaks_is_named_across_processes(cache):
 
 def test_a_shard_replaced_by_another_bucket_is_named(cache, shard):
     data = CacheDataset(cache)
-    shard(cache, "a-1", 8, (5, 2, 2)).replace(cache / "latents-3x2x2-a-1.safetensors")
+    shard(cache, "a-1", 8, (2, 3, 2)).replace(cache / "latents-3x2x2-a-1.safetensors")
     with pytest.raises(ValueError, match=r"latents-3x2x2-a-1\.safetensors.*indexed bucket 3x2x2"):
         data.load("3x2x2", 12)
+
+
+def test_rows_that_moved_are_an_error_until_the_data_is_opened_again(cache):
+    data = CacheDataset(cache)
+    removed = "a-1/3.mp4#0"
+    assert remove(cache, lambda sample: sample["key"] == removed) == 1
+    with pytest.raises(ValueError, match=r"latents-3x2x2-a-1\.safetensors, .* were indexed"):
+        data.load("3x2x2", 9)
+    again = CacheDataset(cache)
+    keys = [again.load("3x2x2", i).key for i in range(again.buckets["3x2x2"])]
+    assert len(keys) == 12 and removed not in keys and again.digest() != data.digest()
 
 
 @pytest.mark.parametrize("samples", ["[]", "{}", "not json", json.dumps([{"key": "a"}] * 3)])
