@@ -84,14 +84,13 @@ class CacheReport:
     shards: list[str] = field(default_factory=list)
 
 
-def provenance(vae: Encoder, spec: Any) -> dict[str, Any]:
+def provenance(vae: Encoder, spec: Mapping[str, Any]) -> dict[str, Any]:
     """What makes latents what they are: encoder, latent space, and how the clips were cut.
 
-    spec: JSON values, or a pydantic model. Leave out of it what does not change the clips (paths,
-    numbers of workers): a change of anything in it makes every shard stale.
+    spec: JSON values, as `DataSpec.provenance(seed)` gives them. Only what changes the clips, no
+    paths or numbers of workers: a change of anything in it makes every shard stale.
     """
-    spec = spec.model_dump(mode="json") if hasattr(spec, "model_dump") else spec
-    return {"encoder": vae.hash, "latents": dict(vae.latents), "spec": spec}
+    return {"encoder": vae.hash, "latents": dict(vae.latents), "spec": dict(spec)}
 
 
 def done(
@@ -110,7 +109,7 @@ def cache_latents(
     vae: Encoder,
     out: Path | str,
     *,
-    spec: Any,
+    spec: Mapping[str, Any],
     shard: int = SHARD_SAMPLES,
     writer: str = "0",
     part: tuple[int, int] | None = None,

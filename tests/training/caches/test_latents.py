@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,8 +149,12 @@ def test_a_flipped_bit_is_found_by_verify(tmp_path: Path, vae, clips) -> None:
 
 
 def test_several_writers_divide_the_clips(tmp_path: Path, vae, clips) -> None:
-    for i in range(3):
-        cache_latents(clips(30), vae, tmp_path, spec=SPEC, writer=str(i), part=(i, 3))
+
+    def write(i: int) -> None:
+        cache_latents(clips(30), vae, tmp_path, spec=SPEC, shard=2, writer=str(i), part=(i, 3))
+
+    with ThreadPoolExecutor(3) as pool:  # at once, into one folder
+        list(pool.map(write, range(3)))
     assert set(contents(tmp_path)) == {c.key for c in clips(30)}
     counts = [len(list(tmp_path.glob(f"latents-*-{i}-*.safetensors"))) for i in range(3)]
     assert all(counts)
