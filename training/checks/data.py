@@ -1,0 +1,139 @@
+"""The data of a run: its sets, and what is cached of them."""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from pathlib import Path
+
+from ..config import TrainConfig
+from ..outlook import find_streams
+from . import Finding, Findings, absent, has_shards
+
+SOURCES = 1_000_000
+"""Entries of a data set that are counted; of larger ones the first."""
+
+CAPTIONS = 10_000
+"""Captions that are looked up in the text cache; of more the first."""
+
+
+def sets(config: TrainConfig) -> Findings:
+    """Every data set is found and counted; nothing is decoded."""
+    from ..data.formats import read_sources
+
+    for index, spec in enumerate(config.data.sets):
+        is_cached = has_shards(config.data.folder(spec.name), "latents")
+        about = f"data.sets.{index}"
+        rejected: list[tuple[str, str]] = []
+        try:
+            sources = read_sources(
+                spec.path,
+                spec.format,
+                media=spec.media,
+                caption_lines=spec.caption_lines,
+                reject=lambda name, reason, seen=rejected: seen.append((name, reason)),
+            )
+            captions = [bool(source.captions) for source in islice(sources, SOURCES)]
+        except (ValueError, OSError) as error:
+            yield Finding("warn" if is_cached else "error", about, str(error))
+            continue
+        yield from _counted(about, spec, captions, rejected)
+
+
+def _counted(about: str, spec, captions: list[bool], rejected: list[tuple[str, str]]) -> Findings:
+    count, without = len(captions), len(captions) - sum(captions)
+    more = " or more" if count == SOURCES else ""
+    if not count:
+        yield Finding(
+            "error", about, f"{spec.path} holds no clips or pictures",
+            "name a folder of clips with a .txt beside each, or another format (README)",
+        )  # fmt: skip
+        return
+    yield Finding("ok", about, f"{spec.path}: {count:,}{more} entries")
+    if without == count and spec.uncaptioned == "skip":
+        yield Finding(
+            "error", about, "none has a caption, so all would be left out",
+            "write captions, or set uncaptioned: empty",
+        )  # fmt: skip
+    elif without:
+        fate = "left out" if spec.uncaptioned == "skip" else "trained with the empty caption"
+        yield Finding("warn", about, f"{without:,} have no caption: they are {fate}")
+    if rejected:
+        name, reason = rejected[0]
+        yield Finding(
+            "warn", about, f"{len(rejected):,} entries cannot be used, the first: {name}: {reason}"
+        )
+
+
+def latents(config: TrainConfig) -> Findings:
+    """Latents are there, of the right number of channels and of the VAE that is named."""
+    from ..data.index import Index
+
+    if config.data.kind == "shapes":
+        streams = find_streams(config)
+        if streams is None:
+            yield Finding(
+                "error", "latent cache", f"{config.data.latents} holds no latents of the shapes",
+                "make them: python -m training.shapes.cache --help",
+            )  # fmt: skip
+        else:
+            yield Finding("ok", "latent cache", f"{streams.facts['clips']:,} clips")
+        return
+    for folder in _folders(config):
+        if not has_shards(folder, "latents"):
+            yield absent("latent cache", folder, "run: python -m training cache latents --config …")
+            continue
+        index = Index.open(folder)
+        channels = config.model.build().latent_channels
+        if index.channels != channels:
+            yield Finding(
+                "error", "latent cache", f"{folder} has latents of {index.channels} channels, the "
+                f"model takes {channels}",
+                f"set model.changes.latent_channels: {index.channels}, or encode with another VAE",
+            )  # fmt: skip
+        counts = ", ".join(f"{name}: {len(rows):,}" for name, rows in index.buckets.items())
+        yield Finding("ok", "latent cache", f"{folder}: {counts} clips")
+        yield from _provenance(config, folder, index.provenance)
+
+
+def _provenance(config: TrainConfig, folder: Path, found: dict) -> Findings:
+    """Whether the recipe's VAE is the one that the latents are of."""
+    if config.vae is None or not config.vae.is_file():
+        return
+    from ..encoders.vae import open_vae
+
+    vae = open_vae(config.vae, latents=found.get("latents"))
+    if vae.hash != found.get("encoder"):
+        yield Finding(
+            "error", "latent cache", f"{folder} was encoded with another VAE than {config.vae}",
+            "name the VAE it was encoded with, or give data.latents another folder",
+        )  # fmt: skip
+
+
+def texts(config: TrainConfig) -> Findings:
+    """Every caption of the latent cache is in the text cache."""
+    text = config.text
+    if text.encoder == "nano":
+        return
+    command = "run: python -m training cache text --config …"
+    if not has_shards(text.cache, "text"):
+        yield absent("text cache", text.cache, command)
+        return
+    from ..caches import latents as latents_cache
+    from ..caches.text import TextCache
+
+    cache = TextCache(text.cache)
+    yield Finding("ok", "text cache", f"{text.cache}: {len(cache):,} captions")
+    folders = [folder for folder in _folders(config) if has_shards(folder, "latents")]
+    captions = chain.from_iterable(map(latents_cache.captions, folders))
+    wanted = set(islice(captions, CAPTIONS))
+    if missing := cache.missing(sorted(wanted)):
+        yield Finding(
+            "error", "text cache",
+            f"{len(missing):,} of {len(wanted):,} captions looked up are not in it, as "
+            f"{missing[0][:60]!r}", command,
+        )  # fmt: skip
+
+
+def _folders(config: TrainConfig) -> list[Path]:
+    """The latent caches of the streams."""
+    return sorted({config.data.folder(stream.set) for stream in config.data.streams})

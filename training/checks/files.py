@@ -1,0 +1,93 @@
+"""The files that a recipe names: VAE, text encoder, checkpoints to start from."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from stiv.checkpoint import read_checkpoint
+from stiv.convert.initialise import grow
+
+from ..config import TrainConfig
+from . import Finding, Findings, absent, has_shards
+
+
+def vae(config: TrainConfig) -> Findings:
+    """The VAE opens; its weights are compared with the caches by `data.latents`."""
+    if config.vae is None:
+        if config.data.sets:
+            yield Finding(
+                "warn", "vae", "none is named: clips cannot be encoded, samples not be drawn",
+                "set vae to a VAE's .safetensors, as in ComfyUI/models/vae",
+            )  # fmt: skip
+        return
+    if not config.vae.is_file():
+        yield absent("vae", config.vae, "put a SD or SDXL VAE there, as in ComfyUI/models/vae")
+        return
+    from ..encoders.files import open_header
+
+    header = open_header(config.vae)
+    yield Finding("ok", "vae", f"{config.vae}, {len(header.tensors)} tensors")
+
+
+def text_encoder(config: TrainConfig) -> Findings:
+    """The frozen text encoder is there, and as wide as the model reads."""
+    text, model = config.text, config.model.build()
+    if text.encoder == "nano":
+        yield Finding("ok", "text encoder", "nano, trained with the model")
+        return
+    from stiv.card import TEXT_ENCODERS
+
+    facts = TEXT_ENCODERS[text.encoder]
+    for field, key in (("text_width", "width"), ("pooled_width", "pooled_width")):
+        if getattr(model, field) != facts[key]:
+            yield Finding(
+                "error",
+                "text encoder",
+                f"{text.encoder} is {facts[key]} wide ({key}), the model takes "
+                f"{getattr(model, field)}",
+                f"set model.changes.{field}: {facts[key]}",
+            )
+    if text.file is None or not text.file.is_file():
+        where = text.file or "text.file (not set)"
+        level = "warn" if has_shards(text.cache, "text") else "error"
+        yield Finding(
+            level, "text encoder", f"{where} is not there: new captions cannot be encoded",
+            f"name {text.encoder}.safetensors, as in ComfyUI/models/text_encoders, by text.file",
+        )  # fmt: skip
+        return
+    from ..encoders.files import open_header
+
+    header = open_header(text.file)
+    yield Finding("ok", "text encoder", f"{text.file}, {len(header.tensors)} tensors")
+
+
+def init(config: TrainConfig) -> Findings:
+    """The checkpoints to start from open and grow into the model, tried without memory."""
+    if config.init is None:
+        return
+    paths = [path for path in (config.init.weights, config.init.temporal) if path]
+    if gone := [path for path in paths if not path.is_file()]:
+        yield from (absent("init", path, "export it from its recipe's run") for path in gone)
+        return
+    target = config.model.build()
+    (card, parts), *others = map(read_checkpoint, paths)
+    names = card.text["encoder"]
+    if names != config.text.encoder:
+        yield Finding(
+            "warn", "init", f"{paths[0]} was trained with the text encoder {names}, this run "
+            f"takes {config.text.encoder}: it has to learn the prompts anew",
+        )  # fmt: skip
+    on_meta = partial(torch.empty, device="meta")
+    shapes = [
+        {name: on_meta(tensor.shape) for name, tensor in found["diffusion_model"].items()}
+        for found in (parts, *(part for _, part in others))
+    ]
+    try:
+        with torch.device("meta"):
+            grow(shapes[0], card.config, target, temporal=shapes[1] if others else None)
+    except ValueError as error:
+        yield Finding("error", "init", f"{paths[0]} does not fit: {error}")
+        return
+    yield Finding("ok", "init", f"{paths[0]}: {card.size}, {card.parameters:,} parameters")
