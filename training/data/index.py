@@ -152,7 +152,7 @@ def survey(folder: Path | str) -> tuple[list[str], list[int], Path]:
     folder = Path(folder)
     stamp, names, sizes = hashlib.sha256(FORMAT.encode()), [], []
     for name, size, modified in _scan(folder):
-        stamp.update(json.dumps([name, size, modified]).encode())
+        stamp.update(f"{name}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
         names.append(name)
         sizes.append(size)
     if not names:
