@@ -313,8 +313,8 @@ def _memory(machine: Machine, found: Cost) -> Iterator[str]:
         f"{_gb(state.copies)}{sharing}"
     )
     yield (
-        f"activations {_gb(found.activations)}: {found.micro_batch:,} samples at once of "
-        f"{_gb(found.sample_bytes)} each"
+        f"activations {_gb(found.activations)}: samples at once {found.micro_batch:,}, each "
+        f"{_gb(found.sample_bytes)}"
     )
     yield f"{_gb(found.memory)} of the {_gb(machine.memory)} that {machine.name} has"
     if advice := memory_advice(machine, found):

@@ -197,7 +197,7 @@ def test_plan_tells_stages_work_and_memory(tmp_path) -> None:
     assert f"{step / 1e15:.2f} PFLOP a step" in text
     days = 1024 * (4e5 * step / 1024 + 1e5 * flops(model, (20, 64, 64))) / (0.4 * 8 * 989e12)
     assert f"about {days / 86400:,.1f} days at 40% of its peak" in text
-    assert "128 samples at once" in text
+    assert "samples at once 128, each " in text
     assert "does not fit: at most" in text
 
 

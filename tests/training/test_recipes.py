@@ -18,12 +18,12 @@ import torch
 import yaml
 
 from scripts.prepare import ROOT
-from stiv.config import STIVConfig
+from stiv.config import MODELS, STIVConfig
 from stiv.convert.initialise import grow
 from stiv.shapes import expected_shapes
 from training.cli import parser
 from training.config import TrainConfig, load_config
-from training.estimate import flops, parameters
+from training.estimate import activation_bytes, flops, parameters, state_bytes
 
 RECIPES = ROOT / "training" / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -318,3 +318,28 @@ def test_slurm_script_saves_before_the_limit_and_queues_again(tmp_path) -> None:
         ("--parallelism_config_dp_shard_size", "4"),
     ):
         assert words[words.index(option) + 1] == value
+
+
+# --- training/README.md --------------------------------------------------------------------------
+
+README = (ROOT / "training" / "README.md").read_text(encoding="utf-8")
+
+
+def test_readmes_commands_are_understood_and_its_links_lead_somewhere() -> None:
+    lines = [line.split("#")[0] for line in README.splitlines()]
+    words = [shlex.split(line) for line in lines if line.startswith("python -m training ")]
+    assert len(words) >= 7
+    for command in words:
+        parser().parse_args(command[3:])
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert links and all((ROOT / "training" / link).exists() for link in links)
+    assert {f"recipes/{name}.yaml" for name in NAMES} <= set(links)
+
+
+def test_readmes_memory_is_the_estimates() -> None:
+    for size in ("xl", "xxl", "m"):
+        cells = re.search(rf"\| {size.upper()} \| (.*) \|", README)[1].split(" | ")
+        model, shape = MODELS[size], (20, 32, 32)
+        expected = [state_bytes(model, kind).total for kind in ("adafactor", "adamw")]
+        expected += [activation_bytes(model, shape, how) for how in ("none", "selective", "full")]
+        assert cells == [f"{value / 1e9:.1f} GB" for value in expected]

@@ -19,16 +19,20 @@ def vae(config: TrainConfig) -> Findings:
         if config.data.sets:
             yield Finding(
                 "warn", "vae", "none is named: clips cannot be encoded, samples not be drawn",
-                "set vae to a VAE's .safetensors, as in ComfyUI/models/vae",
+                "name a SD or SDXL checkpoint by vae, as in ComfyUI/models/checkpoints",
             )  # fmt: skip
         return
     if not config.vae.is_file():
-        yield absent("vae", config.vae, "put a SD or SDXL VAE there, as in ComfyUI/models/vae")
+        yield absent(
+            "vae", config.vae, "name a SD or SDXL checkpoint, as in ComfyUI/models/checkpoints"
+        )
         return
-    from ..encoders.files import open_header
+    from ..encoders.vae import open_vae
 
-    header = open_header(config.vae)
-    yield Finding("ok", "vae", f"{config.vae}, {len(header.tensors)} tensors")
+    found = open_vae(config.vae).latents
+    yield Finding(
+        "ok", "vae", f"{config.vae}: latents {found['name']}, {found['channels']} channels"
+    )
 
 
 def text_encoder(config: TrainConfig) -> Findings:
