@@ -35,6 +35,11 @@ def build_vocabulary(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*(word.lower() for word in words), *CHARACTERS]))
 
 
+def pieces(text: str) -> list[str]:
+    """The words and runs of punctuation that a text is cut into, in lower case."""
+    return _PIECE.findall(text.lower())
+
+
 class Tokenizer:
     """Text to token ids over a fixed vocabulary; whole words first, characters for the rest.
 
@@ -74,7 +79,7 @@ class Tokenizer:
 
     def tokens(self, text: str) -> Iterator[int]:
         """The ids of a text of any length, one by one, without begin and end."""
-        for match in _PIECE.finditer(text.lower()):
+        for match in _PIECE.finditer(text.lower()):  # one by one: a prompt may be very long
             piece = match.group()
             if piece in self._ids:
                 yield self._ids[piece]

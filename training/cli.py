@@ -49,6 +49,12 @@ def _add_recipe_commands(names) -> None:
     cache.set_defaults(run=commands.cache)
     cache.add_argument("what", choices=["latents", "text"])
     cache.add_argument("--part", default="0/1", metavar="I/N", help="one of N writers at once")
+    cache.add_argument(
+        "--stale",
+        choices=["refuse", "rewrite"],
+        default="refuse",
+        help="shards made by another encoder or from clips cut otherwise",
+    )
     cache.add_argument("--workers", type=int, default=2, help="decoding processes")
     cache.add_argument("--dump", type=Path, help="write what is trained on here, encode nothing")
     cache.add_argument("--count", type=int, default=16, help="clips of --dump")

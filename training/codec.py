@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stiv.card import LATENT_SPACES
+
 from .encoders.vae import FrameVAE, open_vae
 
 
@@ -42,7 +44,8 @@ def open_codec(path: Path, latents: Mapping[str, Any]) -> SpaceCodec:
 
     Raises ValueError for a VAE of another number of channels.
     """
-    vae = open_vae(path)
+    known = latents["name"] in LATENT_SPACES
+    vae = open_vae(path, latents=latents["name"] if known else None)
     if vae.latents["channels"] != latents["channels"]:
         raise ValueError(
             f"{path}: its latents have {vae.latents['channels']} channels, the model's "

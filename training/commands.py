@@ -40,11 +40,11 @@ def cache(args: Namespace) -> None:
         raise ValueError(f"{args.config}: data.sets is empty: say where the clips are")
     part = _part(args.part)
     if args.dump:
-        caches.dump(config, args.dump, args.count)
+        caches.dump_clips(config, args.dump, args.count)
     elif args.what == "latents":
-        caches.cache_latents(config, part=part, workers=args.workers)
+        caches.encode_clips(config, part=part, workers=args.workers, stale=args.stale)
     else:
-        caches.cache_text(config, part=part)
+        caches.encode_captions(config, part=part, stale=args.stale)
 
 
 def _part(text: str) -> tuple[int, int]:

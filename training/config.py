@@ -39,6 +39,9 @@ class TextSection(Section):
     depth: int = Field(3, ge=1, le=64, description="nano: blocks")
     heads: int = Field(4, ge=1, le=64, description="nano: attention heads")
     max_tokens: int = Field(40, ge=8, le=512, description="nano: longest prompt in tokens")
+    vocabulary: int = Field(
+        4000, ge=1, le=100_000, description="nano on clips: most frequent words that are one token"
+    )
     pretrain_steps: int = Field(
         0, ge=0, description="nano on shapes: steps of naming a caption's attributes"
     )
@@ -60,7 +63,7 @@ class StreamSection(Section):
     weight: float = Field(1.0, gt=0, description="share of the steps, relative to other streams")
     still: bool = Field(False, description="one random frame of each clip, as an image (T2I)")
     repeats: int = Field(1, ge=1, description="times that an epoch goes through the samples")
-    latents: UserPath | None = Field(None, description="another cache than data.latents")
+    set: str = Field("", description="name of the set it takes clips from, where sets have names")
 
 
 class DataSection(Section):
@@ -89,7 +92,17 @@ class DataSection(Section):
         total = sum(self.tasks.values())
         if not self.tasks or min(self.tasks.values()) < 0 or abs(total - 1) > 1e-6:
             raise ValueError(f"task shares sum to {total}: expected 1")
+        names = [spec.name for spec in self.sets]
+        if len(set(names)) < len(names):
+            raise ValueError(f"sets are named {names}: give each a name of its own")
+        for stream in self.streams if names else []:
+            if stream.set not in names:
+                raise ValueError(f"a stream takes set {stream.set!r}: expected one of {names}")
         return self
+
+    def folder(self, name: str) -> Path:
+        """Where the latents of a set are: below `latents`, by its name if it has one."""
+        return self.latents / name
 
 
 class OptimizerSection(Section):
@@ -157,7 +170,9 @@ class LoraSection(Section):
 
     rank: int = Field(16, ge=1, le=1024)
     alpha: float = Field(16.0, gt=0)
-    targets: list[str] = ["qkv", "proj", "q", "kv", "fc1", "fc2"]
+    targets: list[str] = Field(
+        ["qkv", "proj", "q", "kv", "fc1", "fc2"], description="layers that are adapted, by name"
+    )
     base: Literal["fp32", "bf16", "fp8"] = Field("fp32", description="how the base is held")
 
 
@@ -183,6 +198,9 @@ class TrainConfig(Section):
     run: UserPath = Field(description="folder of the run: states, metrics, samples, report")
     init: InitSection | None = None
     vae: UserPath | None = Field(None, description="a VAE's .safetensors, as ComfyUI's")
+    vae_space: Literal["sd", "sdxl", "sd3", "flux"] | None = Field(
+        None, description="the VAE's latent space, where its file alone does not tell"
+    )
     timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="of training")
     shift: float = Field(1.0, gt=0, description="> 1 trains more at high noise")
     shift_tokens: int | None = Field(

@@ -101,7 +101,7 @@ def make_card(
     """The card of a run: what it was trained on, how, and what it needs."""
     tasks = _tasks(config, streams)
     hidden = {"run": True, "init": True, "vae": True, "save": True, "watch": True}
-    hidden |= {"data": {"latents", "sets", "streams"}, "text": {"file", "tokenizer", "cache"}}
+    hidden |= {"data": {"latents", "sets"}, "text": {"file", "tokenizer", "cache"}}
     size = max(task["height"][1] for task in tasks), max(task["width"][1] for task in tasks)
     return Card(
         config=networks["diffusion_model"].config,

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from stiv.header import CheckpointError, parse_json, read_header
 
+from .files import atomic
 from .low_precision import LowPrecisionLinear, in_blocks
-from .watch.files import atomic
 
 TARGETS = ("qkv", "proj", "q", "kv", "fc1", "fc2")
 """Every linear layer of a block: self-attention, cross-attention, FFN."""

@@ -1,4 +1,4 @@
-"""The networks of a run as one module: the transformer, and the text encoder that learns with it."""
+"""The networks of a run as one module: the transformer, and a text encoder that learns with it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from stiv.checkpoint import Card, read_checkpoint
 from stiv.config import STIVConfig
 from stiv.model import STIVTransformer
-from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_vocabulary
+from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
 
 from .attention import short_attention
-from .shapes.captions import vocabulary
+from .vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from .caches.text import TextCache
@@ -73,7 +73,7 @@ class Networks(nn.ModuleDict):
 
             networks = cls(model, text_cache=TextCache(config.text.cache))
         else:
-            tokenizer = Tokenizer(build_vocabulary(vocabulary()), config.text.max_tokens)
+            tokenizer = Tokenizer(vocabulary_of(config), config.text.max_tokens)
             sizes = {key: getattr(config.text, key) for key in ("width", "depth", "heads")}
             text = TextEncoderConfig(
                 **sizes, max_tokens=config.text.max_tokens, vocab_size=len(tokenizer)

@@ -43,7 +43,7 @@ class Sampler:
     steps: int = 20
     guidance_scale: float = 7.5
     shift: float = 1.0
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     @classmethod
     def from_checkpoint(

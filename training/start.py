@@ -17,6 +17,7 @@ from .lora import add_lora
 from .low_precision import freeze_in
 from .networks import Networks
 from .text import pretrain
+from .vocabulary import keep_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +32,11 @@ def build_networks(config: TrainConfig, *, is_resumed: bool = False) -> tuple[Ne
     checkpoint that does not fit.
     """
     networks, parents = Networks.from_config(config), []
+    if networks.tokenizer is not None:
+        keep_vocabulary(config, networks.tokenizer.vocab)
     if config.init and (config.lora or not is_resumed):
         parents = _begin_from(networks, config)
-    elif networks.tokenizer is not None and not is_resumed:
+    elif config.text.pretrain_steps and networks.tokenizer is not None and not is_resumed:
         pretrain(
             networks["text_encoder"],
             networks.tokenizer,

@@ -27,7 +27,19 @@ log = logging.getLogger(__name__)
 
 # What may differ between a state and the config that continues it: these change when a run ends,
 # what it shows and how the machine is used, but not what a step computes.
-_FREE = ("steps", "run", "name", "notes", "license", "save", "watch", "engine", "init", "vae")
+_FREE = (
+    "steps",
+    "run",
+    "name",
+    "notes",
+    "license",
+    "save",
+    "watch",
+    "engine",
+    "init",
+    "vae",
+    "vae_space",
+)
 _FREE_INNER = {
     "optimizer": ("cooldown",),
     "data": ("sets", "workers", "latents"),
@@ -107,8 +119,6 @@ def fingerprint(config: TrainConfig, digests: dict[str, str]) -> dict[str, Any]:
     for section, keys in _FREE_INNER.items():
         for key in keys:
             values[section].pop(key)
-    for stream in values["data"]["streams"]:
-        stream.pop("latents")
     return {"config": values, "data": digests}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from .config import TrainConfig
 from .data.loader import CacheDataset
 from .data.plan import Dataset, Sample, StreamSpec
 from .shapes.dataset import ShapesDataset
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def open_streams(config: TrainConfig) -> Streams:
     data, specs, held_out = config.data, [], ()
     datasets: dict[tuple[Path, bool], Dataset] = {}
     for stream in data.streams:
-        folder = stream.latents or data.latents
+        folder = data.folder(stream.set)
         key = (folder, stream.still and data.kind == "shapes")
         if key not in datasets:
             datasets[key] = _open(config, folder, stream.still)
@@ -99,13 +102,17 @@ def _open(config: TrainConfig, folder: Path, still: bool) -> Dataset:
     return CacheDataset(folder)
 
 
-def _hold_out(dataset: Dataset, clips: int) -> tuple[Dataset, tuple[Sample, ...]]:
+def _hold_out(dataset: Dataset, wanted: int) -> tuple[Dataset, tuple[Sample, ...]]:
+    """At most a quarter of the largest bucket, so that a small data set is trained on."""
     bucket, size = max(dataset.buckets.items(), key=lambda item: item[1])
-    if clips >= size:
+    clips = min(wanted, size // 4)
+    if clips < 1:
         raise ValueError(
-            f"watch.heldout_clips is {clips}, but the largest bucket ({bucket}) has {size} clips: "
-            "keep some to train on, or set watch.heldout_every: 0"
+            f"the largest bucket ({bucket}) has {size} clips: none can be held out; set "
+            "watch.heldout_every: 0"
         )
+    if clips < wanted:
+        log.warning("watch.heldout_clips: %d wanted, %d of %d held out", wanted, clips, size)
     chosen = tuple(dataset.load(bucket, size - clips + i) for i in range(clips))
     return Without(dataset, bucket, clips), chosen
 

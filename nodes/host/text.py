@@ -117,13 +117,16 @@ def token_mask(clip: Any, tokens: dict[str, list[list[tuple]]]) -> Tensor | None
     Most encoders of the host do not return one. A chunk's tokens end with the first end token;
     None for several encoders at once, whose outputs the host joins in ways of its own.
     """
-    if len(tokens) != 1:
+    # Load CLIP may cut the prompt up for more encoders than it loaded (clip_g comes with the
+    # tokenizer of SDXL): what counts is the one that encodes.
+    model = clip.cond_stage_model
+    name = getattr(model, "clip_name", None)
+    if name not in tokens:
         return None
-    (chunks,) = tokens.values()
-    tokenizer = getattr(clip.tokenizer, getattr(clip.tokenizer, "clip", ""), None)
+    tokenizer = getattr(clip.tokenizer, model.clip, None)
     end = getattr(tokenizer, "end_token", None)
     mask = []
-    for chunk in chunks:
+    for chunk in tokens[name]:
         real = 1
         for token, *_ in chunk:
             vectors = 1 if isinstance(token, Integral) else _vectors(token)

@@ -108,9 +108,11 @@ def test_clip_skip_does_not_break_it(loaded: Loaded) -> None:
 class FakeClip:
     """A CLIP of the host as far as `token_mask` looks: the layout of clip_g and of T5."""
 
-    def __init__(self, end: int | None):
+    def __init__(self, end: int | None, name: str | None = "g"):
         sub = type("Sub", (), {"end_token": end})()
-        self.tokenizer = type("Tokenizer", (), {"clip": "clip_g", "clip_g": sub})()
+        self.tokenizer = type("Tokenizer", (), {"clip_g": sub})()
+        encoder = {} if name is None else {"clip_name": name, "clip": f"clip_{name}"}
+        self.cond_stage_model = type("Model", (), encoder)()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,9 @@ class FakeClip:
 def test_masks_from_tokens(end: int | None, chunks: list, expected: list) -> None:
     tokens = {"g": [[(token, 1.0) for token in chunk] for chunk in chunks]}
     assert token_mask(FakeClip(end), tokens).tolist() == [expected]
-    assert token_mask(FakeClip(end), tokens | {"l": []}) is None
+    # clip_g is loaded with a tokenizer for clip_l too; SDXL's two encoders are joined by the host
+    assert token_mask(FakeClip(end), tokens | {"l": []}).tolist() == [expected]
+    assert token_mask(FakeClip(end, None), tokens | {"l": []}) is None
 
 
 def wrong(width: int, pooled: int | None = None) -> Any:

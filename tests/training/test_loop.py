@@ -114,7 +114,7 @@ def test_steps_that_are_not_finite_change_nothing_and_end_the_run(tiny) -> None:
     trainer.train_step()
     after = tensors(trainer)
     assert all(torch.equal(after[name], before[name]) for name in before)
-    with pytest.raises(ValueError, match="2 steps in a row .*bad-step-00000001-0.json"):
+    with pytest.raises(ValueError, match=r"2 steps in a row .*bad-step-00000001-0\.json"):
         trainer.train_step()
     dump = json.loads((config.run / "bad-step-00000001-0.json").read_text())
     assert len(dump["keys"]) == len(dump["captions"]) == len(dump["t"]) == 4

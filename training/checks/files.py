@@ -29,7 +29,7 @@ def vae(config: TrainConfig) -> Findings:
         return
     from ..encoders.vae import open_vae
 
-    found = open_vae(config.vae).latents
+    found = open_vae(config.vae, latents=config.vae_space).latents
     yield Finding(
         "ok", "vae", f"{config.vae}: latents {found['name']}, {found['channels']} channels"
     )

@@ -48,13 +48,14 @@ def clips(
     seed: int = 0,
     report: Report | None = None,
     part: tuple[int, int] = (0, 1),
-    skip: Callable[[str, str], bool] | None = None,
+    skip: Callable[[str, str, tuple[str, ...]], bool] | None = None,
 ) -> Iterator[Clip]:
     """Every clip of the data set, in its order.
 
     workers: decoding processes. seed: of random crops. report: is told what became of every
     entry. part: (i, n) takes every n-th entry from the i-th on, to divide a data set between n
-    writers. skip: called with (key, content) before a clip is decoded; True leaves it out.
+    writers. skip: called with (key, content, captions) before a clip is decoded; True leaves it
+    out.
 
     Broken files end up in the report and the others follow. Raises ValueError where there is no
     data set at `spec.path`, and RuntimeError where no decoding process can be started.
@@ -120,7 +121,7 @@ def _wanted_cuts(plans, report: Report, skip) -> Iterator[tuple[Source, Cut]]:
             mark = hashlib.blake2b(cut.key.encode(), digest_size=8).digest()
             if mark in seen:
                 report.drop(cut.key, "same clip again", "list variants of a caption as captions")
-            elif skip is not None and skip(cut.key, cut.content):
+            elif skip is not None and skip(cut.key, cut.content, source.captions):
                 report.skipped += 1
             else:
                 yield source, cut

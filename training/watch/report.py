@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import atomic
 from .chart import line_chart
-from .files import atomic
 from .metrics import FILE, duration, read_metrics
 
 PAGE = "report.html"

@@ -127,7 +127,7 @@ class Watch:
             )
         if self.is_main:
             self.metrics.add(step, {f"heldout/{name}": value for name, value in losses.items()})
-            log.info("held-out loss %.4f", sum(losses.values()) / len(losses))
+            log.info("held-out loss %.4f", sum(losses.values()) / max(1, len(losses)))
         self._restart()
 
     def _draw_samples(self, step: int) -> None:

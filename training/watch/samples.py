@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import atomic
+from ..files import atomic
 
 _COLUMNS, _WIDTH = 10, 192  # frames per row of a sheet, and their largest width in pixels
 _GAP, _TEXT = 4, 12  # pixels

@@ -96,7 +96,7 @@ def test_cached_clips_are_not_decoded_again(mixed: Path) -> None:
     asked = []
     report = Report()
 
-    def skip(key: str, content: str) -> bool:
+    def skip(key: str, content: str, captions: tuple[str, ...]) -> bool:
         asked.append((key, content))
         return key == "a.mp4#0"
 
