@@ -19,7 +19,7 @@ from .networks import Networks
 from .start import build_networks
 from .state import load_tensors, read_info, states
 from .streams import Streams, open_streams
-from .vae import TinyVAE, encoder_hash, load_vae
+from .vae import TinyVAE
 
 Weights = Literal["ema", "raw"]
 
@@ -48,21 +48,14 @@ def export(
 ) -> Card:
     """Write a run's weights as one float16 file, with the text encoder that it trained.
 
-    vae: a TAESD file to put inside, for an all-in-one file. Returns the card with its tensor hash.
+    vae: a file with the TAESD to put inside, for an all-in-one file. Returns the card with its tensor hash.
     Raises ValueError for a VAE that the latents are not of.
     """
     if config.lora:
         raise ValueError("this run trained a LoRA: use lora-export")
     networks, info = trained_networks(config, weights)
     streams = open_streams(config)
-    inside = None if vae is None else load_vae(vae)
-    if inside is not None and encoder_hash(inside) != streams.facts["dataset_provenance"].get(
-        "vae"
-    ):
-        raise ValueError(
-            f"{vae} is not the VAE whose latents were trained on: give the file that the latent "
-            "cache was encoded with"
-        )
+    inside = None if vae is None else _vae_inside(vae, streams)
     return write_checkpoint(
         path,
         make_card(config, networks, streams, info, inside),
@@ -70,6 +63,21 @@ def export(
         text_encoder=_half(networks["text_encoder"]) if networks.tokenizer else None,
         vae={name: tensor.half() for name, tensor in inside.export().items()} if inside else None,
     )
+
+
+def _vae_inside(path: Path, streams: Streams) -> TinyVAE:
+    from .encoders.vae import open_vae
+
+    found, made_with = open_vae(path), streams.facts["dataset_provenance"]
+    if not isinstance(found.network, TinyVAE):
+        raise ValueError(f"{path}: only a TAESD goes inside a checkpoint; export without --vae")
+    if found.hash != made_with.get("encoder", made_with.get("vae")):
+        raise ValueError(
+            f"{path} is not the VAE whose latents were trained on: give the file that the latent "
+            "cache was encoded with"
+        )
+    found.network.recipe = found.recipe
+    return found.network
 
 
 def export_lora(config: TrainConfig, path: Path, *, weights: Weights = "ema") -> None:

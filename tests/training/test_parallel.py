@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -112,7 +113,6 @@ def test_a_run_killed_anywhere_continues_bit_for_bit(
             env=environment(sharded),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
         begun = len(losses_so_far(folder))
         deadline = time.monotonic() + 120
@@ -122,7 +122,8 @@ def test_a_run_killed_anywhere_continues_bit_for_bit(
                 break
             time.sleep(0.01)
         finished = process.poll() is not None
-        os.killpg(process.pid, signal.SIGKILL) if not finished else None
+        if not finished:
+            kill_all(folder)
         process.wait()
         if finished:
             break
@@ -133,6 +134,14 @@ def test_a_run_killed_anywhere_continues_bit_for_bit(
     expected, got = stored(tmp_path / "whole"), stored(folder)
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def kill_all(folder: Path) -> None:
+    """SIGKILL for every process of a run: a launcher's workers are no children of its group."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and str(folder) in (entry / "cmdline").read_text():
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 def losses_so_far(folder: Path) -> list[str]:
@@ -167,4 +176,4 @@ def test_a_batch_that_does_not_divide_is_refused(recipe, tmp_path: Path) -> None
         timeout=120,
     )
     assert done.returncode
-    assert "batch 3 is not a multiple of 2 processes" in done.stderr
+    assert "a global batch of 3 does not divide by 2 ranks" in done.stderr

@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_named() -> None:
     wider = replace(VIDEO, width=64)
     with pytest.raises(ValueError, match=r"shape .*the new model needs"):
         grow(trained(IMAGE, 0).state_dict(), IMAGE, wider)
-    with pytest.raises(ValueError, match="the new model has no blocks.2"):
+    with pytest.raises(ValueError, match=r"the new model has no blocks\.2"):
         deeper = replace(IMAGE, depth=3)
         grow(trained(deeper, 0).state_dict(), deeper, VIDEO)
     with pytest.raises(ValueError, match="temporal_patch 2 cannot become 4"):
