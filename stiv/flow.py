@@ -38,7 +38,8 @@ def flow_loss(velocity: Tensor, target: Tensor, frame_mask: Tensor | None = None
     frame_mask: (B, T), true where a frame was given clean; those carry no loss (paper section
     3.2: a loss on the first frame hurts). A sample whose frames are all given has loss 0.
     """
-    error_BT = (velocity.float() - target.float()).square().mean(dim=(1, 3, 4))
+    dtype = torch.promote_types(velocity.dtype, torch.float32)
+    error_BT = (velocity.to(dtype) - target.to(dtype)).square().mean(dim=(1, 3, 4))
     if frame_mask is None:
         return error_BT.mean(1)
     generated = (~frame_mask.bool()).to(error_BT.dtype)

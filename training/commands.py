@@ -132,7 +132,7 @@ def _first_frame(sampler, image: Path, count: int):
     C, T, H, W = sampler.shape
     with Image.open(image) as opened:
         picture = ImageOps.fit(opened.convert("RGB"), (8 * W, 8 * H), Image.Resampling.LANCZOS)
-    latent = sampler.codec.encode(np.asarray(picture)[None, None])
+    latent = sampler.codec.encode(np.array(picture)[None, None])
     clean = torch.zeros(count, C, T, H, W)
     clean[:, :, :1] = latent
     mask = torch.zeros(count, T, dtype=torch.bool)

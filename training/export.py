@@ -48,7 +48,8 @@ def export(
 ) -> Card:
     """Write a run's weights as one float16 file, with the text encoder that it trained.
 
-    vae: a file with the TAESD to put inside, for an all-in-one file. Returns the card with its tensor hash.
+    vae: a file with the TAESD to put inside, for an all-in-one file. Returns the card with its
+    tensor hash.
     Raises ValueError for a VAE that the latents are not of.
     """
     if config.lora:

@@ -15,6 +15,8 @@ from torch import Tensor
 from stiv.flow import sample_timesteps
 from stiv.frames import TASKS, frame_mask, task_positions
 
+from .masking import draw_kept_tokens
+
 TASK_NAMES = (*TASKS, "random")
 """Conditioning tasks that a recipe can draw; random: any frames, each as likely as not."""
 
@@ -73,17 +75,14 @@ def draw(
         given = []
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     t = sample_timesteps(1, distribution=draws.timesteps, shift=draws.shift, generator=generator)
-    keep = None
-    if draws.mask_ratio:
-        kept = tokens - int(tokens * draws.mask_ratio)
-        keep = torch.from_numpy(np.sort(rng.permutation(tokens)[:kept]))
+    keep = draw_kept_tokens([rng], tokens, draws.mask_ratio)
     return Drawn(
         caption="" if drops_text else caption,
         frame_mask=frame_mask(given, shape[1]),
         is_blank=is_blank,
         noise=torch.randn(shape, generator=generator),
         t=t[0],
-        keep=keep,
+        keep=None if keep is None else keep[0],
     )
 
 

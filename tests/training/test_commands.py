@@ -1,0 +1,123 @@
+"""The commands of `python -m training` on the bundled checkpoint and a tiny run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+import yaml
+from PIL import Image
+from safetensors import safe_open
+
+from scripts.prepare import ROOT
+from training.cli import main
+from training.export import export
+from training.loop import Trainer
+
+
+def run(*words: object) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert not end.value.code, end.value.code
+
+
+def refused(*words: object) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert isinstance(end.value.code, str)
+    assert "\n" not in end.value.code
+    return end.value.code
+
+
+@pytest.fixture
+def file(recipe, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_sample_renders_a_video_for_each_prompt(tmp_path: Path) -> None:
+    picture = tmp_path / "first.png"
+    Image.new("RGB", (100, 80), "navy").save(picture)
+    prompts = ("--prompt", "a red circle moves left", "--prompt", "a blue square")
+    run("sample", *prompts, "--image", picture, "--steps", 1, "--out", tmp_path / "out")
+    videos = sorted((tmp_path / "out").glob("*.mp4"))
+    assert len(videos) == 2
+    for video in videos:
+        with av.open(str(video)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert len(frames) == 16
+        assert frames[0].shape == (64, 64, 3)
+        red, _, blue = frames[0].mean((0, 1))
+        assert blue > 80 > red  # the given picture is the first frame
+
+
+def test_a_lora_is_trained_and_exported_for_the_core_loader(tiny, recipe, tmp_path: Path) -> None:
+    first = Trainer(tiny())
+    first.start()
+    first.run(1)
+    card = export(first.config, tmp_path / "base.safetensors")
+    values = {
+        **recipe,
+        "run": str(tmp_path / "lora"),
+        "init": {"weights": str(tmp_path / "base.safetensors")},
+        "lora": {"rank": 2, "alpha": 2.0, "base": "bf16"},
+    }
+    file = tmp_path / "lora.yaml"
+    file.write_text(yaml.safe_dump(values))
+    run("train", "--config", file, "--until", 2)
+    run("train", "--config", file)  # goes on
+    out = tmp_path / "lora.safetensors"
+    run("lora-export", "--config", file, "--out", out)
+    with safe_open(out, "pt") as opened:
+        names = set(opened.keys())
+        metadata = opened.metadata()
+        moved = opened.get_tensor("diffusion_model.blocks.0.mlp.fc1.lora_B.weight")
+    assert moved.abs().max() > 0
+    assert all(name.startswith("diffusion_model.blocks.") for name in names)
+    assert card.tensor_hash in str(metadata)
+    assert "use lora-export" in refused("export", "--config", file, "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("train",), "name the recipe"),
+        (("train", "--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("cache", "latents", "--config", "{file}"), "data.sets is empty"),
+        (("export", "--config", "{file}", "--out", "x"), "holds no saved state: train first"),
+        (("lora-export", "--config", "{file}", "--out", "x"), "the whole model: use export"),
+        (("sample", "--prompt", "a", "--out", "x", "--frames", "8"), "together"),
+        (("sample", "--prompt", "a", "--out", "x", "--checkpoint", "no.safetensors"), "no.safe"),
+    ],
+)
+def test_mistakes_end_in_one_line(words, expected: str, file: Path) -> None:
+    assert expected in refused(*(str(word).format(file=file) for word in words))
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    file: Path, recipe, capsys: pytest.CaptureFixture
+) -> None:
+    run("train", "--config", file, "--dry-run")
+    said = capsys.readouterr().out
+    assert "parameters" in said
+    assert not Path(recipe["run"]).exists()
+
+
+def test_every_key_is_described(capsys: pytest.CaptureFixture) -> None:
+    run("train", "--help-config")
+    said = capsys.readouterr().out
+    for key in ("image_dropout", "beta2_mode", "unmasked_steps", "heldout_every"):
+        assert key in said
+
+
+def test_the_bundled_recipe_is_the_shipped_files() -> None:
+    from stiv.checkpoint import read_card
+    from training.config import load_config
+
+    config = load_config(ROOT / "training" / "recipes" / "nano.yaml")
+    card = read_card(ROOT / "models" / "stiv_nano.safetensors")
+    assert card.config == config.model.build()
+    assert card.training["steps"] == config.steps
+    assert card.sampling["shift"] == config.shift
