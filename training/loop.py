@@ -136,6 +136,7 @@ class Trainer:
                 self.watch.after_step(losses, last)
                 if is_due or stop or step % self.config.save.steps == 0 or step == last:
                     self.save()
+                    self.watch.report()
                     saved_at = time.monotonic()
         self.watch.finish()
         if stop:

@@ -22,12 +22,10 @@ from torch.utils.checkpoint import (
 
 from stiv.model import STIVTransformer
 
+from .attention import SHORT
+
 Mode = Literal["none", "selective", "full"]
 MODES = ("none", "selective", "full")
-
-SHORT = 64
-"""Most keys for which attention without a fused kernel keeps its probabilities: a head's width in
-every model of the paper, so they are no larger than what the attention puts out."""
 
 _aten = torch.ops.aten
 # Every backend of F.scaled_dot_product_attention that is one operation.
@@ -86,7 +84,8 @@ def keeps_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> 
 
     Kept: fused self-attention (as many queries as keys) of every backend. Attention from separate
     products (`short_attention`, or the fallback of F.scaled_dot_product_attention) needs its
-    probabilities in backward; they are kept up to `SHORT` keys, longer rows are computed again.
+    probabilities in backward; they are kept up to `SHORT` keys (no larger than what the attention
+    puts out), longer rows are computed again.
     Cross-attention is computed again: with few keys it is cheap.
     """
     kept = False

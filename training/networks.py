@@ -55,10 +55,8 @@ class Networks(nn.ModuleDict):
         tokenizer: Tokenizer | None = None,
         text_cache: TextCache | None = None,
     ):
-        attention = short_attention if model.width <= 512 else None
-        parts = {
-            "diffusion_model": STIVTransformer(model, operations=Operations, attention=attention)
-        }
+        transformer = STIVTransformer(model, operations=Operations, attention=short_attention)
+        parts = {"diffusion_model": transformer}
         if text is not None:
             parts["text_encoder"] = TextEncoder(text)
         super().__init__(parts)

@@ -61,16 +61,19 @@ class Watch:
         if settings.samples_every and (step % settings.samples_every == 0 or is_last):
             self._draw_samples(step)
 
-    def finish(self) -> None:
-        """Write the report."""
+    def report(self) -> None:
+        """Write the page that tells of the run so far."""
         if self.is_main:
             from .report import write_report
 
+            config = self.trainer.config
+            page = write_report(config.run, config.model_dump(mode="json"))
+            log.info("step %d saved, report: %s", self.trainer.progress.step, page)
+
+    def finish(self) -> None:
+        """Close the metrics."""
+        if self.is_main:
             self.metrics.close()
-            report = write_report(
-                self.trainer.config.run, self.trainer.config.model_dump(mode="json")
-            )
-            log.info("report: %s", report)
 
     def _log(self, step: int, last: int) -> None:
         trainer = self.trainer
@@ -106,7 +109,10 @@ class Watch:
         bucket = max(trainer.plan.buckets[0], key=lambda bucket: bucket.count).name
         T, H, W = map(int, bucket.split("x"))
         tokens = -(-T // model.temporal_patch) * -(-H // model.patch) * -(-W // model.patch)
-        per_token = flops(model, (T, H, W), 77, train=True) / tokens
+        masking = trainer.config.masking
+        is_masked = trainer.progress.step <= trainer.config.steps - masking.unmasked_steps
+        kept = 1 - masking.ratio if is_masked else 1.0
+        per_token = flops(model, (T, H, W), 77, kept=kept, train=True) / tokens
         return mfu(per_token * tokens_per_s, 1.0, trainer.accelerator.num_processes, peak)
 
     @torch.no_grad()
