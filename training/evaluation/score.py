@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cache import Codec
+from ..shapes.cache import Codec
 from ..shapes.captions import held_out_prompts
 from ..shapes.render import render_clips
 from ..shapes.scene import DIRECTIONS, Scene
