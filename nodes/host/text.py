@@ -123,8 +123,9 @@ def token_mask(clip: Any, tokens: dict[str, list[list[tuple]]]) -> Tensor | None
     name = getattr(model, "clip_name", None)
     if name not in tokens:
         return None
-    tokenizer = getattr(clip.tokenizer, model.clip, None)
-    end = getattr(tokenizer, "end_token", None)
+    # Its tokenizer is an attribute named after the encoder, with or without "clip_" before it.
+    tokenizers = (getattr(clip.tokenizer, key, None) for key in (name, f"clip_{name}"))
+    end = next((t.end_token for t in tokenizers if hasattr(t, "end_token")), None)
     mask = []
     for chunk in tokens[name]:
         real = 1
