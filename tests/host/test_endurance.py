@@ -77,12 +77,16 @@ def test_interrupted_sampling_leaves_the_server_healthy(server: ComfyServer) -> 
 def test_ten_runs_do_not_grow_memory(server: ComfyServer) -> None:
     for seed in range(3):  # what stays once: weights, caches, allocator
         server.run(clip(seed=100 + seed))
-    before = server.memory("VmRSS")
-    for seed in range(10):
-        server.run(clip(seed=200 + seed))
-    grown = server.memory("VmRSS") - before
-    # one run's own tensors are well above 10 MiB, so ten leaked runs would show
-    assert grown < 32 * 2**20, f"ten runs grew the server by {grown / 2**20:.0f} MiB"
+    grown = []
+    for window in range(3):  # the allocator may settle in one of them, a leak grows in each
+        before = server.memory("VmRSS")
+        for seed in range(10):
+            server.run(clip(seed=200 + 10 * window + seed))
+        grown.append(server.memory("VmRSS") - before)
+        # one run's own tensors are well above 10 MiB, so ten leaked runs would show
+        if grown[-1] < 32 * 2**20:
+            return
+    pytest.fail(f"every ten runs grew the server, in MiB by {[n / 2**20 for n in grown]}")
 
 
 @pytest.mark.parametrize(
