@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -74,19 +76,19 @@ def test_interrupted_sampling_leaves_the_server_healthy(server: ComfyServer) -> 
     assert len(server.run(clip(seed=2)).files) == 16
 
 
-def test_ten_runs_do_not_grow_memory(server: ComfyServer) -> None:
+def test_runs_do_not_grow_memory(server: ComfyServer) -> None:
     for seed in range(3):  # what stays once: weights, caches, allocator
         server.run(clip(seed=100 + seed))
-    grown = []
-    for window in range(3):  # the allocator may settle in one of them, a leak grows in each
-        before = server.memory("VmRSS")
-        for seed in range(10):
-            server.run(clip(seed=200 + 10 * window + seed))
-        grown.append(server.memory("VmRSS") - before)
-        # one run's own tensors are well above 10 MiB, so ten leaked runs would show
-        if grown[-1] < 32 * 2**20:
-            return
-    pytest.fail(f"every ten runs grew the server, in MiB by {[n / 2**20 for n in grown]}")
+    held = [server.memory("VmRSS")]
+    for seed in range(30):
+        server.run(clip(seed=200 + seed))
+        held.append(server.memory("VmRSS"))
+    grown = [(after - before) / 2**20 for before, after in pairwise(held)]
+    # One run's own tensors are well above 10 MiB. The allocator takes a step of 48 MiB now and
+    # then (seen once in forty runs), so the bound of 32 MiB in ten runs is taken over thirty,
+    # and the usual run, which no step hides, may hardly grow at all.
+    assert sum(grown) < 3 * 32, f"thirty runs grew the server, in MiB: {grown}"
+    assert median(grown) < 1, f"every run grows the server, in MiB: {grown}"
 
 
 @pytest.mark.parametrize(
