@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .card import Card, infer_card
-from .header import DTYPES, CheckpointError, Header, read_header
+from .header import DTYPES, WEIGHT_DTYPES, CheckpointError, Header, read_header
 from .shapes import (
     Shapes,
     count_blocks,
@@ -29,6 +29,8 @@ from .shapes import (
     foreign_family,
     infer_config,
     looks_like_stiv,
+    mismatches,
+    some,
 )
 
 __all__ = [
@@ -42,7 +44,6 @@ __all__ = [
 ]
 
 PARTS = ("diffusion_model", "text_encoder", "vae")
-WEIGHT_DTYPES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 # Prefixes in the file, ours first, then those of ComfyUI's save nodes.
 _PREFIXES = {
@@ -205,7 +206,7 @@ def _not_ours(header: Header) -> str:
     if family:
         return f"is not a STIV model but looks like {family[0]}; load it with {family[1]}"
     stated = header.metadata.get("modelspec.architecture")
-    hint = f"its metadata says {stated[:60]!r}" if stated else f"{_some(list(header.tensors))}"
+    hint = f"its metadata says {stated[:60]!r}" if stated else f"{some(list(header.tensors))}"
     return f"is not a STIV model ({hint}); choose a checkpoint that was saved by STIV"
 
 
@@ -240,19 +241,9 @@ def _check_part(
     else:
         expected = expected_text_shapes(card.text_encoder_config)
 
-    problems = []
-    if missing := [name for name in expected if name not in shapes]:
-        problems.append(f"{len(missing)} missing ({_some(missing)})")
-    if unknown := [name for name in shapes if name not in expected]:
-        problems.append(f"{len(unknown)} unknown ({_some(unknown)})")
-    if wrong := [
-        f"{name} is {shapes[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in shapes and shapes[name] != shape
-    ]:
-        problems.append(f"{len(wrong)} of the wrong shape ({_some(wrong)})")
+    problems = mismatches(expected, shapes)
     if odd := [f"{name} is {dtypes[name]}" for name in shapes if dtypes[name] not in WEIGHT_DTYPES]:
-        problems.append(f"{len(odd)} not of dtype {', '.join(WEIGHT_DTYPES)} ({_some(odd)})")
+        problems.append(f"{len(odd)} not of dtype {', '.join(WEIGHT_DTYPES)} ({some(odd)})")
     if problems:
         raise CheckpointError(
             path,
@@ -322,7 +313,3 @@ def _dtype_name(path: Path_, name: str, tensor: Tensor) -> str:
     if tensor.dtype not in _DTYPE_NAMES:
         raise CheckpointError(path, f"tensor {name} has dtype {tensor.dtype}, which is not written")
     return _DTYPE_NAMES[tensor.dtype]
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")

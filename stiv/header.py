@@ -39,6 +39,9 @@ DTYPES: dict[str, torch.dtype] = {
 }
 """The file format's names of the dtypes that this pack reads and writes."""
 
+WEIGHT_DTYPES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""Those that a network's weights may have; others are quantised with scales, or no weights."""
+
 _PICKLE = (
     "is a Python pickle (.pt or .ckpt) renamed to .safetensors; pickles can run code and are not "
     "read: convert it to safetensors with a tool you trust"

@@ -52,6 +52,29 @@ def expected_text_shapes(config: TextEncoderConfig) -> Shapes:
     return _shapes(TextEncoder(config, device="meta"))
 
 
+def mismatches(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """What is missing, unknown or of another shape: a phrase each, none where all tensors fit."""
+    problems = []
+    if missing := [name for name in expected if name not in found]:
+        problems.append(f"{len(missing)} missing ({some(missing)})")
+    if unknown := [name for name in found if name not in expected]:
+        problems.append(f"{len(unknown)} unknown ({some(unknown)})")
+    if wrong := [
+        f"{name} is {found[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]:
+        problems.append(f"{len(wrong)} of the wrong shape ({some(wrong)})")
+    return problems
+
+
+def some(items: list[str]) -> str:
+    """The first three of a list, for a message."""
+    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")
+
+
 def count_blocks(names: Iterable[str], stack: str = "blocks") -> int:
     """Number of blocks of a stack that the names speak of: the highest index plus one."""
     found = (re.match(rf"{stack}\.(\d{{1,6}})\.", name) for name in names)

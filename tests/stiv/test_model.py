@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from stiv import STIVConfig, STIVTransformer
 from stiv.layers import SelfAttention, modulate, norm, sinusoid
 from stiv.tokens import Positions, patchify, unpatchify
+from tests.models import random_model
 
 TINY = STIVConfig(width=32, depth=2, heads=2, text_width=12, pooled_width=8, mask_decoder_blocks=1)
 SWITCHES = [
@@ -35,12 +36,7 @@ SWITCHES = [
 
 
 def build(config: STIVConfig = TINY, seed: int = 0) -> STIVTransformer:
-    """A float64 model whose every weight is at work (the initialisation zeroes the output)."""
-    torch.manual_seed(seed)
-    model = STIVTransformer(config, dtype=torch.float64)
-    for name, parameter in model.named_parameters():
-        torch.nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
-    return model.requires_grad_(False)
+    return random_model(config, seed=seed, dtype=torch.float64).requires_grad_(False)
 
 
 def inputs(frames: int = 4, height: int = 6, width: int = 8, batch: int = 2) -> dict:

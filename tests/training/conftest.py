@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from tests.training.vaes import make_vae
 from training.config import TrainConfig, parse_config
 from training.shapes.cache import encode_clips, write_stats
 from training.vae import TinyVAE
@@ -17,15 +17,14 @@ from training.vae import TinyVAE
 
 @pytest.fixture(scope="session")
 def tiny_vae() -> TinyVAE:
-    torch.manual_seed(0)
-    return TinyVAE(8, blocks=1).eval()
+    return make_vae().network
 
 
 @pytest.fixture(scope="session")
-def tiny_latents(tiny_vae: TinyVAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve procedural clips: 4 latent frames of 4 x 4."""
+def tiny_latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve procedural clips through `tiny_vae`: 4 latent frames of 4 x 4."""
     folder = tmp_path_factory.mktemp("latents")
-    write_stats(folder, encode_clips(tiny_vae, folder, "train", 12, frames=4, size=32))
+    write_stats(folder, encode_clips(make_vae(), folder, "train", 12, frames=4, size=32))
     return folder
 
 

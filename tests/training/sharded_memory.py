@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from stiv import STIVConfig, STIVTransformer
+from tests.models import random_model
 from training.memory import blocks_of, set_checkpointing
 
 TINY = STIVConfig(
@@ -23,21 +24,17 @@ TINY = STIVConfig(
 KEEP = [[0, 2, 3, 5, 6, 7, 9, 11]] * 2
 
 
-def build(attention=None, dtype: torch.dtype = torch.float32) -> STIVTransformer:
-    """The same model in every process, every weight at work."""
-    torch.manual_seed(0)
-    model = STIVTransformer(TINY, attention=attention, dtype=dtype)
-    for name, parameter in model.named_parameters():
-        nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.1)
-    return model
+def build(attention=None) -> STIVTransformer:
+    """The same model in every process."""
+    return random_model(TINY, std=0.1, attention=attention)
 
 
-def loss(model: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+def loss(model: nn.Module) -> Tensor:
     """Of fixed latents, text and kept tokens."""
     torch.manual_seed(1)
-    x = torch.randn(2, 4, 4, 6, 8, dtype=dtype)
-    text = torch.randn(2, 5, TINY.text_width, dtype=dtype)
-    given = {"t_B": torch.tensor([0.3, 0.6], dtype=dtype), "text_BLD": text}
+    x = torch.randn(2, 4, 4, 6, 8)
+    text = torch.randn(2, 5, TINY.text_width)
+    given = {"t_B": torch.tensor([0.3, 0.6]), "text_BLD": text}
     return model(x, **given, keep=torch.tensor(KEEP)).square().mean()
 
 

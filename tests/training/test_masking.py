@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from stiv import STIVConfig, STIVTransformer
 from stiv.flow import flow_loss
 from stiv.tokens import Positions, patchify, unpatchify
+from tests.models import random_model
 from training.masking import draw_kept_tokens
 
 TINY = STIVConfig(
@@ -67,12 +68,7 @@ def test_no_masking_and_bad_ratios() -> None:
 
 
 def build(config: STIVConfig = TINY) -> STIVTransformer:
-    """A float64 model whose every weight is at work."""
-    torch.manual_seed(0)
-    model = STIVTransformer(config, dtype=torch.float64)
-    for name, parameter in model.named_parameters():
-        nn.init.normal_(parameter, mean=float(name.endswith("norm.weight")), std=0.2)
-    return model
+    return random_model(config, dtype=torch.float64)
 
 
 def inputs(batch: int = 2, frames: int = 4, height: int = 4, width: int = 6) -> dict[str, Tensor]:

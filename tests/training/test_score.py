@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tests.training.vaes import make_vae
+from training.codec import SpaceCodec
 from training.evaluation.recognise import NONE, Tracks, motion_of, recognise
 from training.evaluation.score import (
     blend,
@@ -18,11 +20,9 @@ from training.evaluation.score import (
     score_image_to_video,
     score_interpolation,
 )
-from training.shapes.cache import Codec
 from training.shapes.captions import held_out_prompts
 from training.shapes.render import render_clips
 from training.shapes.scene import combinations, sample_scene
-from training.vae import TinyVAE
 
 KEYS = ("colour", "background", "shape", "direction", "motion", "all")
 
@@ -138,7 +138,7 @@ def test_evaluate_asks_for_every_task_and_hides_what_is_not_given():
         by_prompt = dict(held_out_prompts(6))
         return render_clips([by_prompt[p] for p in prompts])
 
-    codec = Codec(TinyVAE((4, 4, 4, 4), blocks=1), [0.0] * 4, [1.0] * 4)
+    codec = SpaceCodec(make_vae(width=4), {"shift": 0.0, "scale": 1.0})
     results = evaluate(generate, codec, count=6, batch=4)
     first, every_second = [t == 0 for t in range(16)], [t % 2 == 0 for t in range(16)]
     assert asked == [(n, m) for m in (None, first, every_second) for n in (4, 2)]

@@ -7,16 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from training.shapes.cache import Codec, LatentCache, encode_clips, write_stats
+from tests.training.vaes import make_vae
+from training.codec import SpaceCodec
+from training.encoders.vae import FrameVAE
+from training.shapes.cache import LatentCache, encode_clips, write_stats
 from training.shapes.captions import MOTION_WORDS
 from training.shapes.render import render_clips
 from training.shapes.scene import scene_from_seed
-from training.vae import TinyVAE, encoder_hash
 
 
-def _vae(seed: int) -> TinyVAE:
-    torch.manual_seed(seed)
-    return TinyVAE((4, 4, 4, 8), blocks=1)
+def _vae(seed: int) -> FrameVAE:
+    return make_vae(seed, (4, 4, 4, 8))
 
 
 def _encode(vae, out, split, count):
@@ -33,19 +34,20 @@ def cache_dir(tmp_path_factory):
 
 def test_latents_are_the_vaes_and_normalised(cache_dir):
     data, vae = LatentCache(cache_dir), _vae(0)
-    assert len(data) == 20 and data.provenance.vae == encoder_hash(vae)
+    assert len(data) == 20 and data.provenance.vae == vae.hash
     z = data.latents(range(20))
     assert z.shape == (20, 4, 4, 8, 8) and z.dtype == torch.float32
     assert torch.allclose(z.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-2)
     assert torch.allclose(z.std((0, 2, 3, 4)), torch.ones(4), atol=1e-2)
     clips = render_clips([scene_from_seed(s) for s in (3, 11)], frames=4)
-    codec = Codec(vae, data.shift, data.scale)
+    codec = SpaceCodec(vae, {"shift": data.shift, "scale": data.scale})
     assert torch.allclose(codec.encode(clips), data.latents([3, 11]), atol=0.02)
     decoded = codec.decode(codec.encode(clips))
     assert decoded.shape == clips.shape and decoded.dtype == np.uint8
-    direct = vae.decode(vae.encode(torch.from_numpy(clips[0]).permute(0, 3, 1, 2) / 127.5 - 1))
+    images = torch.from_numpy(clips[0]).permute(0, 3, 1, 2) / 127.5 - 1
+    direct = vae.network.decode(vae.network.encode(images))
     levels = direct.add(1).mul(127.5).round().clamp(0, 255).permute(0, 2, 3, 1)
-    assert np.abs(levels.detach().numpy() - decoded[0]).max() <= 1
+    assert np.abs(levels.numpy() - decoded[0]).max() <= 1
 
 
 def test_scenes_and_captions_belong_to_the_clips(cache_dir):

@@ -11,11 +11,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from stiv.header import CheckpointError, Header, read_header
+from stiv.header import WEIGHT_DTYPES, CheckpointError, Header, read_header
+from stiv.shapes import mismatches, some
 
 Path_ = str | os.PathLike[str]
-
-WEIGHT_DTYPES = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 
 
 def read_tensors(path: Path_, names: Mapping[str, str]) -> dict[str, Tensor]:
@@ -74,18 +73,7 @@ def check_names(
     Raises:
         CheckpointError: naming the first of those that are missing, unknown or of other shapes.
     """
-    problems = []
-    if missing := [name for name in expected if name not in found]:
-        problems.append(f"{len(missing)} missing ({some(missing)})")
-    if unknown := [name for name in found if name not in expected]:
-        problems.append(f"{len(unknown)} unknown ({some(unknown)})")
-    if wrong := [
-        f"{name} is {found[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]:
-        problems.append(f"{len(wrong)} of the wrong shape ({some(wrong)})")
-    if problems:
+    if problems := mismatches(expected, found):
         raise CheckpointError(
             path, f"is no whole {what}: tensors {'; '.join(problems)}; choose another file or get "
             "it again",
@@ -114,8 +102,3 @@ def on_meta(build: Any) -> Any:
 def cast(state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """The tensors in the dtype to compute in; those that have it already are not copied."""
     return {name: tensor.to(dtype) for name, tensor in state.items()}
-
-
-def some(items: list[str]) -> str:
-    """The first three of a list, for a message."""
-    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")

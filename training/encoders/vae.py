@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from stiv.card import LATENT_SPACES
 from stiv.checkpoint import read_checkpoint, tensor_hash
 from stiv.header import CheckpointError, Header, parse_json
+from stiv.shapes import some
 
 from ..vae import TAESD_WIDTH, TinyVAE, encoder_hash, vae_from_state
 from .files import (
@@ -352,7 +353,7 @@ def _from_old_names(path: Path_, state: Mapping[str, Tensor], config: dict) -> d
     source = {new: origin[id(t if t._base is None else t._base)] for new, t in converted.items()}
     if left := sorted(set(state) - set(source.values())):
         raise CheckpointError(
-            path, f"holds {len(left)} tensors unknown in a VAE ({', '.join(left[:3])}); choose a "
+            path, f"holds {len(left)} tensors unknown in a VAE ({some(left)}); choose a "
             "SD, SDXL, SD3 or Flux VAE",
         )  # fmt: skip
     return {new: state[old].reshape(converted[new].shape) for new, old in source.items()}

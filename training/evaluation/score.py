@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..shapes.cache import Codec
+from ..encoders.vae import open_vae
+from ..sampling import Codec
 from ..shapes.captions import held_out_prompts
 from ..shapes.render import render_clips
 from ..shapes.scene import DIRECTIONS, Scene
-from ..vae import load_vae
 from .recognise import colour_of, recognise
 
 #: (prompts, clean, frame_mask, seed) -> clips uint8 (n, T, H, W, 3). `clean` holds the given
@@ -185,8 +185,9 @@ def main(argv: list[str] | None = None) -> None:
     clips = render_clips(scenes)
     results = {"rendered": score_clips(clips, scenes)}
     if args.vae:
-        codec = Codec(load_vae(args.vae), [0.0], [1.0])
-        results["reconstructed"] = score_clips(codec.decode(codec.encode(clips)), scenes)
+        vae = open_vae(args.vae)
+        decoded = vae.decode(vae.encode(clips)).numpy()
+        results["reconstructed"] = score_clips(decoded, scenes)
     report(results)
 
 

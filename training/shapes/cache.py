@@ -28,7 +28,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..vae import TinyVAE, encoder_hash, load_vae, to_images
+from ..encoders.vae import FrameVAE, open_vae
 from . import DOMAIN_VERSION
 from .captions import caption
 from .render import render_clips
@@ -37,49 +37,7 @@ from .scene import Scene, scene_from_seed
 log = logging.getLogger("training.shapes.cache")
 
 _STATS = "stats.json"
-_CHUNK = 8  # clips that pass through the VAE at once
-
-
-@dataclass(frozen=True)
-class Codec:
-    """Clips to the model's latents and back: model latent = (VAE latent - shift) * scale.
-
-    `shift` and `scale` hold one number per latent channel, as in a checkpoint's card. With
-    `low_precision` the VAE runs in bfloat16 autocast.
-    """
-
-    vae: TinyVAE
-    shift: Sequence[float]
-    scale: Sequence[float]
-    low_precision: bool = False
-
-    @torch.inference_mode()
-    def encode(self, clips: np.ndarray) -> Tensor:
-        """uint8 (n, T, 8H, 8W, 3) to float32 latents (n, C, T, H, W)."""
-        parts = []
-        for chunk in np.array_split(clips, max(1, -(-len(clips) // _CHUNK))):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
-                z = self.vae.encode(to_images(chunk)).float()
-            parts.append(z.unflatten(0, (len(chunk), -1)).transpose(1, 2))
-        z = torch.cat(parts)
-        return (z - _per_channel(self.shift)) * _per_channel(self.scale)
-
-    @torch.inference_mode()
-    def decode(self, latents: Tensor) -> np.ndarray:
-        """float (n, C, T, H, W) latents to clips: uint8 (n, T, 8H, 8W, 3)."""
-        z = latents.float() / _per_channel(self.scale) + _per_channel(self.shift)
-        parts = []
-        for chunk in z.split(_CHUNK):
-            frames = chunk.transpose(1, 2).flatten(0, 1)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.low_precision):
-                image = self.vae.decode(frames).float()
-            levels = image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
-            parts.append(levels.permute(0, 2, 3, 1).unflatten(0, (len(chunk), -1)))
-        return torch.cat(parts).contiguous().numpy()
-
-
-def _per_channel(values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1)
+_CHUNK = 8  # clips that are drawn at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +51,7 @@ class Provenance:
 
 
 def encode_clips(
-    vae: TinyVAE,
+    vae: FrameVAE,
     out: Path,
     split: str,
     count: int,
@@ -106,10 +64,10 @@ def encode_clips(
     """Renders and encodes the clips of seeds 0 … count - 1 of a split; returns the shards' paths.
 
     Shards that are there and were made the same way are kept, so a stopped run is taken up where
-    it ended and a larger `count` adds to a cache.
+    it ended and a larger `count` adds to a cache. With `low_precision` the VAE runs in bfloat16
+    autocast.
     """
-    provenance = json.dumps(asdict(Provenance(vae=encoder_hash(vae), frames=frames, size=size)))
-    codec = Codec(vae, [0.0], [1.0], low_precision)
+    provenance = json.dumps(asdict(Provenance(vae=vae.hash, frames=frames, size=size)))
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for first in range(0, count, shard):
@@ -120,12 +78,10 @@ def encode_clips(
         if path.exists() and _metadata(path) == metadata:
             continue
         began = time.monotonic()
-        latents = torch.cat(
-            [
-                codec.encode(render_clips([scene_from_seed(s, split) for s in chunk], frames, size))
-                for chunk in (seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK))
-            ]
-        )
+        chunks = (seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK))
+        scenes = ([scene_from_seed(seed, split) for seed in chunk] for chunk in chunks)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
+            latents = torch.cat([vae.encode(render_clips(some, frames, size)) for some in scenes])
         tensors = {"latents": latents.half().contiguous(), "seeds": torch.tensor(seeds)}
         part = path.with_suffix(".part")
         save_file(tensors, part, metadata)
@@ -215,6 +171,10 @@ class LatentCache:
         return caption(self.scene(index), rng, still=still)
 
 
+def _per_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1, 1)
+
+
 def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}
@@ -228,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--held-out", type=int, default=256, help="clips of the held-out split")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    vae = load_vae(args.vae)
+    vae = open_vae(args.vae, frames_at_once=16 * _CHUNK)
     encode_clips(vae, args.out, "held_out", args.held_out)
     shards = encode_clips(vae, args.out, "train", args.train)
     log.info("stats %s", json.dumps(write_stats(args.out, shards)))

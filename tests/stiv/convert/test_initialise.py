@@ -10,6 +10,7 @@ import torch
 from stiv.config import STIVConfig
 from stiv.convert.initialise import grow
 from stiv.model import STIVTransformer
+from tests.models import random_model
 
 IMAGE = STIVConfig(
     width=32,
@@ -25,12 +26,7 @@ VIDEO = replace(IMAGE, temporal_patch=2, temporal_attention=True)
 
 
 def trained(config: STIVConfig, seed: int) -> STIVTransformer:
-    """A model none of whose tensors is zero."""
-    model, generator = STIVTransformer(config), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return random_model(config, seed=seed, std=0.1)
 
 
 @pytest.mark.parametrize("position", ["rope", "sincos"])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_vocabulary
+from tests.training.vaes import make_vae
 from training.encoders.text import FrozenText
 from training.encoders.vae import FrameVAE
-from training.vae import TinyVAE, encoder_hash
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,6 @@ def make_clips(count: int, start: int = 0) -> Iterator[Clip]:
     """Clips of two buckets in turn."""
     for number in range(start, start + count):
         yield make_clip(number, (2, 16, 16) if number % 3 else (1, 16, 24))
-
-
-def make_vae(seed: int = 0) -> FrameVAE:
-    torch.manual_seed(seed)
-    network = TinyVAE(8, 4, 1)
-    space = {"name": "custom", "channels": 4, "scale": 1.0, "shift": 0.0, "downscale": 8}
-    return FrameVAE(network, space, encoder_hash(network), frames_at_once=4)
 
 
 def make_text(pooled: bool = True, max_tokens: int = 12) -> FrozenText:
