@@ -12,6 +12,7 @@ from stiv.config import MODELS, STIVConfig
 
 from .data.sources import DataSpec
 from .section import Section, UserPath
+from .swap import check_count
 from .tasks import TASK_NAMES
 
 
@@ -44,6 +45,9 @@ class TextSection(Section):
     )
     pretrain_steps: int = Field(
         0, ge=0, description="nano on shapes: steps of naming a caption's attributes"
+    )
+    lr_share: float = Field(
+        1.0, gt=0, le=1, description="nano: its learning rate, as a share of the optimizer's"
     )
     dropout: float = Field(0.1, ge=0, le=1, description="share of captions emptied (paper 0.1)")
 
@@ -139,9 +143,22 @@ class EngineSection(Section):
     checkpointing: Literal["none", "selective", "full"] = Field(
         "none", description="activations recomputed; selective keeps attention outputs (paper)"
     )
+    offload_activations: bool = Field(
+        False, description="what blocks keep for backward waits in host memory (needs a GPU)"
+    )
+    swap_blocks: int = Field(
+        0, ge=0, description="LoRA: blocks whose frozen weights wait in host memory (needs a GPU)"
+    )
     compile: bool = Field(False, description="torch.compile every block (needs a C++ compiler)")
     accumulate: int = Field(1, ge=1, description="micro-batches per step")
     max_bad_steps: int = Field(10, ge=1, description="NaN steps in a row that stop the run")
+
+    @model_validator(mode="after")
+    def _check_compile(self) -> EngineSection:
+        for key in ("swap_blocks", "offload_activations"):
+            if self.compile and getattr(self, key):
+                raise ValueError(f"{key} does not go with compile: set compile: false")
+        return self
 
 
 class SaveSection(Section):
@@ -181,6 +198,9 @@ class InitSection(Section):
 
     weights: UserPath = Field(
         description="a checkpoint; an image model is grown into a video model"
+    )
+    text_encoder: bool = Field(
+        True, description="take its small text encoder too; false: begin with a new one"
     )
     temporal: UserPath | None = Field(
         None, description="joint start: temporal attention from this checkpoint (paper, T2V-512)"
@@ -234,6 +254,13 @@ class TrainConfig(Section):
             )
         if self.lora and self.init is None:
             raise ValueError("lora needs init.weights: the checkpoint that it is trained on")
+        if self.engine.swap_blocks:
+            if self.lora is None:
+                raise ValueError(
+                    "engine.swap_blocks moves frozen weights, and without lora all are trained: "
+                    "use FSDP2 with fsdp_offload_params: true (training/accelerate/fsdp2.yaml)"
+                )
+            check_count(self.engine.swap_blocks, model.depth + model.mask_decoder_blocks)
         return self
 
 

@@ -110,6 +110,7 @@ class Trainer:
             "beta2_mode": settings.beta2_mode,
             "momentum": settings.momentum,
             "weight_decay": settings.weight_decay,
+            "lr_shares": {"text_encoder.": self.config.text.lr_share},
         }
 
     # --- steps -----------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ class Trainer:
         norm = whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.clip))
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(step)
+                group["lr"] = self.learning_rate(step) * group["lr_share"]
             self.optimizer.step()
             self.ema.update(self.parameters, step)
             self.progress.bad_in_a_row = 0

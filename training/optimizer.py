@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -24,22 +25,25 @@ def build_optimizer(
     beta2_mode: Beta2Mode = "capped",
     momentum: Precision = "fp32",
     clip: float = 1.0,
+    lr_shares: Mapping[str, float] | None = None,
 ) -> Optimizer:
     """The optimizer of the parameters that require gradients, plain or sharded by FSDP2.
 
-    Weights of layers form one group, everything else (biases, norms, tables of modulation, the
-    mask token) a second one without weight decay. beta2_mode, momentum and clip (the RMS of an
-    update) are AdaFactor's. Raises ValueError for an unknown kind or when nothing is trained.
+    Weights of layers decay, everything else (biases, norms, tables of modulation, the mask token)
+    does not. lr_shares: parameters whose names begin with a key learn at that share of the rate;
+    a group's share is its `lr_share`. beta2_mode, momentum and clip (the RMS of an update) are
+    AdaFactor's. Raises ValueError for an unknown kind or when nothing is trained.
     """
     trained = [(name, p) for name, p in named_parameters if p.requires_grad]
     if not trained:
         raise ValueError("no parameter requires a gradient: there is nothing to train")
-    layers = [p for name, p in trained if _decays(name, p)]
-    others = [p for name, p in trained if not _decays(name, p)]
+    members = defaultdict(list)
+    for name, parameter in trained:
+        share = next((s for key, s in (lr_shares or {}).items() if name.startswith(key)), 1.0)
+        members[share, weight_decay if _decays(name, parameter) else 0.0].append(parameter)
     groups = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((layers, weight_decay), (others, 0.0))
-        if params
+        {"params": params, "weight_decay": decay, "lr": lr * share, "lr_share": share}
+        for (share, decay), params in members.items()
     ]
     if kind == "adafactor":
         return AdaFactor(groups, lr, betas, beta2_mode=beta2_mode, momentum=momentum, clip=clip)

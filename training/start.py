@@ -36,7 +36,8 @@ def build_networks(config: TrainConfig, *, is_resumed: bool = False) -> tuple[Ne
         keep_vocabulary(config, networks.tokenizer.vocab)
     if config.init and (config.lora or not is_resumed):
         parents = _begin_from(networks, config)
-    elif config.text.pretrain_steps and networks.tokenizer is not None and not is_resumed:
+    is_new = networks.tokenizer is not None and not (config.init and config.init.text_encoder)
+    if config.text.pretrain_steps and is_new and not is_resumed:
         pretrain(
             networks["text_encoder"],
             networks.tokenizer,
@@ -83,7 +84,7 @@ def _begin_from(networks: Networks, config: TrainConfig) -> list[str]:
     except ValueError as error:
         raise ValueError(f"init {path}: {error}") from error
     model.load_state_dict(state)
-    if networks.tokenizer is not None:
+    if networks.tokenizer is not None and config.init.text_encoder:
         _take_text_encoder(
             networks["text_encoder"], networks.tokenizer, path, card.tokenizer, parts
         )

@@ -195,6 +195,20 @@ def test_main_blocks_see_the_kept_tokens_only(position: str) -> None:
     assert not torch.allclose(masked, model(**given))
 
 
+@pytest.mark.parametrize("position", ["rope", "sincos"])
+def test_only_embeddings_tell_where_a_token_is(position: str) -> None:
+    """Rotary positions are relative: where all tokens are alike, so is what comes out."""
+    model, given = build(replace(TINY, position=position)), inputs()
+    given["x_BCTHW"] = torch.ones_like(given["x_BCTHW"])
+    velocity, grid = patchify(model(**given), TINY.patch, TINY.temporal_patch)
+    assert min(grid) > 1
+    apart = (velocity - velocity[:, :1, :1]).abs().amax((0, 3))  # from the first token
+    if position == "rope":
+        assert apart.max() < 1e-9
+    else:
+        assert apart.flatten()[1:].min() > 1e-6
+
+
 def test_samples_do_not_see_each_other() -> None:
     model, given = build(), inputs(batch=3)
     alone = [model(**{k: v[i : i + 1] for k, v in given.items()}) for i in range(3)]

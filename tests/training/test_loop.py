@@ -191,6 +191,38 @@ def test_a_run_starts_from_a_checkpoint(tiny, tmp_path: Path) -> None:
         Trainer(other).start()
 
 
+def test_a_run_may_begin_with_a_new_text_encoder(tiny, tmp_path: Path) -> None:
+    first = trained(tiny(), 2)
+    path = tmp_path / "parent.safetensors"
+    export(first.config, path)
+
+    def start(name: str, **init: bool) -> dict[str, torch.Tensor]:
+        config = tiny(run=str(tmp_path / name), seed=4, init={"weights": str(path), **init})
+        child = Trainer(config)
+        child.start()
+        return child.parameters
+
+    taken, new = start("taken"), start("new", text_encoder=False)
+    for name, parameter in new.items():
+        if name.startswith("diffusion_model."):
+            assert torch.equal(parameter, taken[name])
+        elif name.endswith("embedding.weight"):
+            assert not torch.allclose(parameter, taken[name], atol=1e-3)
+
+
+def test_the_text_encoder_learns_at_its_share_of_the_rate(tiny, tmp_path: Path) -> None:
+    def moved(share: float) -> torch.Tensor:
+        config = tiny(run=str(tmp_path / str(share)), **{"text.lr_share": share})
+        trainer = Trainer(config)
+        trainer.start()
+        name = "text_encoder.token_embedding.weight"
+        before = trainer.parameters[name].detach().clone()
+        trainer.train_step()
+        return trainer.parameters[name].detach() - before
+
+    torch.testing.assert_close(moved(0.1), 0.1 * moved(1.0), rtol=1e-3, atol=1e-7)
+
+
 def test_an_image_model_grows_into_a_video_model(tiny, recipe, tmp_path: Path) -> None:
     sizes = recipe["model"]["changes"]
     image = tiny(

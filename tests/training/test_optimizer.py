@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from torch import nn
+from torch import Tensor, nn
 
 import training.adafactor
 from tests.training import sharded_optimizer as worker
@@ -212,6 +212,26 @@ def test_state_travels_by_name(kind: str) -> None:
     del state["wide.bias.step"]
     with pytest.raises(ValueError, match=r"'wide\.bias\.step' is missing"):
         load_optimizer_state(resumed, named, state)
+
+
+@pytest.mark.parametrize("kind", ["adafactor", "adamw"])
+def test_a_share_of_the_rate_slows_what_it_names(kind: str) -> None:
+    def moved(shares: dict[str, float]) -> dict[str, Tensor]:
+        module = worker.make(torch.float32)
+        named = dict(module.named_parameters())
+        before = {name: p.detach().clone() for name, p in named.items()}
+        optimizer = build_optimizer(named.items(), kind, lr=0.01, lr_shares=shares)
+        for parameter in named.values():
+            parameter.grad = torch.ones_like(parameter)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 * group["lr_share"]
+        optimizer.step()
+        return {name: p.detach() - before[name] for name, p in named.items()}
+
+    whole, shared = moved({}), moved({"wide.": 0.25})
+    for name, step in whole.items():
+        share = 0.25 if name.startswith("wide.") else 1.0
+        torch.testing.assert_close(shared[name], share * step, rtol=1e-3, atol=1e-6)
 
 
 def test_groups_spare_biases_and_leave_out_the_frozen() -> None:
