@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 from scripts.host import ComfyServer
-from scripts.prepare import find_host
+from scripts.prepare import need_host
 
 
 def run() -> Iterator[dict]:
@@ -16,7 +16,7 @@ def run() -> Iterator[dict]:
     for _ in range(3):
         with (
             tempfile.TemporaryDirectory(prefix="stiv-bench-") as base,
-            ComfyServer(find_host(), base=base, cpu=True) as server,
+            ComfyServer(need_host(), base=base, cpu=True) as server,
         ):
             found = re.search(r"([0-9.]+) seconds: .*ComfyUI-STIV", server.log)
             seconds.append(float(found[1]))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.host import ComfyServer, HostError, Run, checkout_base
-from scripts.prepare import ROOT, PrepareError, find_host
+from scripts.prepare import ROOT, PrepareError, need_host
 
 VIDEO = (".mp4", ".webm", ".mkv", ".mov")
 
@@ -83,9 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended too
     try:
-        comfyui = find_host()
-        if comfyui is None:
-            raise HostError("no ComfyUI is prepared: run python3 scripts/prepare.py")
+        comfyui = need_host()
         print(f"starting ComfyUI for {options.workflow.name}", flush=True)
         start = time.monotonic()
         server = ComfyServer(

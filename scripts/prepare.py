@@ -117,6 +117,13 @@ def find_host() -> Path | None:
     return own_host() or (fetched if (fetched / ".stiv-source").is_file() else None)
 
 
+def need_host() -> Path:
+    """The prepared host. Raises PrepareError where there is none."""
+    if (host := find_host()) is None:
+        raise PrepareError("no ComfyUI is prepared: run python3 scripts/prepare.py")
+    return host
+
+
 def fetch_host(target: Path, python: Path) -> None:
     """Put ComfyUI HOST_VERSION at `target`: a clone, or where that is out of reach the index."""
     with scratch(target.parent) as temporary:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.host import ComfyServer, HostError, Run
-from scripts.prepare import ROOT, PrepareError, find_host
+from scripts.prepare import ROOT, PrepareError, need_host
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,9 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"there is no workflow {unknown[0]!r}: choose of {', '.join(names)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is ended too
     try:
-        comfyui = find_host()
-        if comfyui is None:
-            raise HostError("no ComfyUI is prepared: run python3 scripts/prepare.py")
+        comfyui = need_host()
         with (
             tempfile.TemporaryDirectory(prefix="stiv-thumbnails-") as base,
             ComfyServer(comfyui, base=Path(base), cpu=options.cpu or None) as server,

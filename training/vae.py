@@ -17,11 +17,8 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .files import atomic
 from .shapes import DOMAIN_VERSION
 from .shapes.render import render_clips, render_frame
 from .shapes.scene import Scene, scene_from_seed
@@ -294,16 +292,10 @@ def train(config: VAETraining, out: Path, *, log_every: int = 50, save_every: in
                 "vae": vae.state_dict(),
                 "optimizer": optimizer.state_dict(),
             }
-            _replace(state_path, partial(torch.save, state))
+            with atomic(state_path) as part:
+                torch.save(state, part)
     save_vae(vae, out, config)
     return vae
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name and moves it into place."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)
 
 
 def save_vae(vae: TinyVAE, out: Path, config: VAETraining) -> None:
@@ -312,7 +304,8 @@ def save_vae(vae: TinyVAE, out: Path, config: VAETraining) -> None:
         "vae.training": json.dumps({**asdict(config), "domain_version": DOMAIN_VERSION}),
         "vae.score": json.dumps(score(vae)),
     }
-    _replace(out, partial(save_file, vae.export(), metadata=metadata))
+    with atomic(out) as part:
+        save_file(vae.export(), part, metadata)
 
 
 def load_vae(path: Path | str) -> TinyVAE:

@@ -6,60 +6,26 @@ import json
 import os
 import pickle
 import struct
-import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from stiv import STIVConfig
-from stiv.card import LATENT_SPACES, Card
-from stiv.checkpoint import (
-    CheckpointError,
-    expected_shapes,
-    read_card,
-    read_checkpoint,
-    write_checkpoint,
+from stiv.card import LATENT_SPACES
+from stiv.checkpoint import CheckpointError, expected_shapes, read_card, write_checkpoint
+from stiv.header import MAX_JSON_ITEMS
+from tests.stiv.bad_files import (
+    CARD,
+    CONFIG,
+    TEXT,
+    edited,
+    entry,
+    only_refuses,
+    packed,
+    refusal,
+    tensors,
 )
-from stiv.header import MAX_JSON_ITEMS, parse_json
-
-CONFIG = STIVConfig(width=8, depth=1, heads=1, text_width=4, pooled_width=4, mask_decoder_blocks=0)
-TEXT = {"encoder": "custom", "width": 4, "pooled_width": 4, "max_tokens": 8}
-CARD = Card(config=CONFIG, latents=LATENT_SPACES["sd"], text=TEXT)
-MEMORY_LIMIT = 32 * 2**20
-
-
-def tensors() -> dict[str, torch.Tensor]:
-    return {name: torch.zeros(shape) for name, shape in expected_shapes(CONFIG).items()}
-
-
-def packed(header: object, data: bytes = b"") -> bytes:
-    """A file of this header, as JSON unless it is bytes already, and data."""
-    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(raw)) + raw + data
-
-
-def entry(dtype: object = "F32", shape: object = (2,), offsets: object = (0, 8), **more) -> dict:
-    return {"dtype": dtype, "shape": shape, "data_offsets": offsets, **more}
-
-
-def refusal(path: Path) -> str:
-    """The one-line error of a file, which must cost next to no memory."""
-    tracemalloc.start()
-    try:
-        with pytest.raises(CheckpointError) as caught:
-            read_checkpoint(path)
-        assert tracemalloc.get_traced_memory()[1] < MEMORY_LIMIT
-    finally:
-        tracemalloc.stop()
-    message = str(caught.value)
-    assert message.isprintable() and len(message) <= 1000
-    assert message.startswith(str(path)) and ";" in message
-    return message
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,14 +42,6 @@ def path(tmp_path: Path) -> Path:
 def good(path: Path) -> bytes:
     write_checkpoint(path, CARD, tensors())
     return path.read_bytes()
-
-
-def edited(good: bytes, edit: Callable[[dict], object]) -> bytes:
-    """The good file with its header's table edited in place."""
-    length = struct.unpack("<Q", good[:8])[0]
-    table = json.loads(good[8 : 8 + length])
-    edit(table)
-    return packed(table, good[8 + length :])
 
 
 def with_metadata(good: bytes, key: str, value: object) -> bytes:
@@ -307,98 +265,6 @@ def test_unknown_models(path: Path) -> None:
 def test_odd_shapes_without_metadata(path: Path, name: str, shape: tuple, message: str) -> None:
     save_file({**tensors(), name: torch.zeros(shape)}, path)
     assert message in refusal(path)
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    path = tmp_path_factory.mktemp("fuzz") / "model.safetensors"
-    write_checkpoint(path, CARD, tensors())
-    return path, path.read_bytes()
-
-
-def only_refuses(path: Path, content: bytes) -> None:
-    """Reads, or refuses in one line; never anything else, never much memory."""
-    path.write_bytes(content)
-    tracemalloc.start()
-    try:
-        card, _ = read_checkpoint(path)
-        card.summary()
-    except CheckpointError as error:
-        assert str(error).isprintable()
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    assert peak < MEMORY_LIMIT
-
-
-fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
-    max_leaves=6,
-)
-
-
-@fuzz
-@given(content=st.binary(max_size=300))
-def test_fuzz_random_bytes(scratch: tuple[Path, bytes], content: bytes) -> None:
-    only_refuses(scratch[0], content)
-
-
-@fuzz
-@given(header=json_values | st.dictionaries(st.text(max_size=4), json_values))
-def test_fuzz_random_headers(scratch: tuple[Path, bytes], header: object) -> None:
-    only_refuses(scratch[0], packed(header))
-
-
-@fuzz
-@given(data=st.data())
-def test_fuzz_flipped_bytes(scratch: tuple[Path, bytes], data: st.DataObject) -> None:
-    path, good = scratch
-    content = bytearray(good)
-    places = st.integers(0, 8 + struct.unpack("<Q", good[:8])[0])
-    for place, byte in data.draw(
-        st.lists(st.tuples(places, st.integers(0, 255)), min_size=1, max_size=4)
-    ):
-        content[place] = byte
-    only_refuses(path, bytes(content))
-
-
-@fuzz
-@given(data=st.data())
-def test_fuzz_changed_values(scratch: tuple[Path, bytes], data: st.DataObject) -> None:
-    """Valid JSON whose entries and metadata say something else."""
-    path, good = scratch
-
-    def edit(table: dict) -> None:
-        names = [name for name in table if name != "__metadata__"]
-        name, value = data.draw(st.sampled_from(names)), data.draw(json_values)
-        action = data.draw(st.sampled_from(["entry", "field", "metadata", "nested", "drop"]))
-        metadata = table["__metadata__"]
-        key = data.draw(st.sampled_from(sorted(metadata)))
-        if action == "entry":
-            table[name] = value
-        elif action == "field":
-            table[name][data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))] = value
-        elif action == "metadata":
-            metadata[key] = data.draw(st.just(json.dumps(value)) | st.text(max_size=20))
-        elif action == "nested":
-            key = data.draw(st.sampled_from(["stiv.config", "stiv.latents", "stiv.text"]))
-            inner = json.loads(metadata[key])
-            inner[data.draw(st.sampled_from(sorted(inner)))] = value
-            metadata[key] = json.dumps(inner)
-        else:
-            del metadata[key]
-
-    only_refuses(path, edited(good, edit))
-
-
-@given(text=st.text(max_size=100) | json_values.map(json.dumps))
-def test_fuzz_json(text: str) -> None:
-    try:
-        parse_json(text)
-    except ValueError:
-        return
 
 
 def test_empty_tensor_of_an_impossible_shape(path: Path, good: bytes) -> None:

@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..encoders.vae import FrameVAE, open_vae
+from ..files import atomic
 from . import DOMAIN_VERSION
 from .captions import caption
 from .render import render_clips
@@ -83,9 +83,8 @@ def encode_clips(
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
             latents = torch.cat([vae.encode(render_clips(some, frames, size)) for some in scenes])
         tensors = {"latents": latents.half().contiguous(), "seeds": torch.tensor(seeds)}
-        part = path.with_suffix(".part")
-        save_file(tensors, part, metadata)
-        os.replace(part, path)
+        with atomic(path) as part:
+            save_file(tensors, part, metadata)
         log.info("%s: %.1f clips/s", path.name, len(seeds) / (time.monotonic() - began))
     return paths
 
@@ -102,9 +101,8 @@ def write_stats(out: Path, shards: Sequence[Path]) -> dict:
     deviation = (squares / count - mean.square()).sqrt()
     stats = {"mean": mean.tolist(), "std": deviation.tolist(), "values": count}
     stats["provenance"] = json.loads(_metadata(shards[0])["provenance"])
-    part = out / (_STATS + ".part")
-    part.write_text(json.dumps(stats, indent=1))
-    os.replace(part, out / _STATS)
+    with atomic(out / _STATS) as part:
+        part.write_text(json.dumps(stats, indent=1))
     return stats
 
 
