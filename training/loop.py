@@ -30,6 +30,7 @@ from .parallel import accumulating, agree, computing, make_accelerator, mean, pr
 from .start import build_networks
 from .state import differences, fingerprint, load_tensors, read_info, save_state, states
 from .streams import open_streams
+from .swap import swap_blocks
 from .watch.run import Watch
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,15 @@ class Trainer:
             self._check_fingerprint(found[-1], info)
         self.networks, parents = build_networks(config, is_resumed=bool(found))
         model = self.networks["diffusion_model"]
-        set_checkpointing(model, config.engine.checkpointing, compiled=config.engine.compile)
+        engine = config.engine
+        if engine.swap_blocks:
+            swap_blocks(model, engine.swap_blocks)
+        set_checkpointing(
+            model,
+            engine.checkpointing,
+            offload=engine.offload_activations,
+            compiled=engine.compile,
+        )
         self.optimizer = build_optimizer(self._trained(), **self._optimizer_settings())
         self.model = prepare(self.accelerator, self.networks, self.optimizer)
         self.parameters = dict(self._trained())

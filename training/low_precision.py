@@ -91,7 +91,7 @@ class LowPrecisionLinear(nn.Linear):
         linear = nn.Linear(
             self.in_features, self.out_features, self.bias is not None, device="meta"
         )
-        weight = _widen(self.weight, self.scale, self.full_dtype)
+        weight = widen(self.weight, self.scale, self.full_dtype)
         linear.weight = nn.Parameter(weight, requires_grad=False)
         linear.bias = self.bias
         return linear
@@ -105,7 +105,8 @@ def row_scales(weight: Tensor, largest: float) -> Tensor:
     return torch.ldexp(torch.ones_like(reach), torch.where(reach > 0, exponent, 0))
 
 
-def _widen(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def widen(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A stored weight (out, in) in `dtype`, times the scale (out, 1) of its rows."""
     wide = weight.to(dtype)
     return wide if scale is None else wide * scale.to(dtype)
 
@@ -119,9 +120,9 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None):
         ctx.save_for_backward(weight, scale)
-        return F.linear(x, _widen(weight, scale, x.dtype), bias)
+        return F.linear(x, widen(weight, scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         weight, scale = ctx.saved_tensors
-        return grad @ _widen(weight, scale, grad.dtype), None, None, None
+        return grad @ widen(weight, scale, grad.dtype), None, None, None

@@ -2,14 +2,14 @@
 
 "selective" is the paper's: of every block only its input and the outputs of self-attention are
 kept (about three tokens x width numbers a block); everything but self-attention is computed again.
-Gradients are the same bit for bit in every mode.
+What is kept may wait in the memory of the host. Gradients are the same bit for bit in every mode.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,8 @@ from .attention import SHORT
 
 Mode = Literal["none", "selective", "full"]
 MODES = ("none", "selective", "full")
+
+_PAGE = 4096  # bytes: smaller tensors are not offloaded
 
 _aten = torch.ops.aten
 # Every backend of F.scaled_dot_product_attention that is one operation.
@@ -45,9 +47,16 @@ _SOFTMAX = {_aten._softmax.default, _aten._safe_softmax.default}
 
 
 def set_checkpointing(
-    model: STIVTransformer, mode: Mode, *, compiled: bool = False, backend: str = "inductor"
+    model: STIVTransformer,
+    mode: Mode,
+    *,
+    offload: bool = False,
+    compiled: bool = False,
+    backend: str = "inductor",
 ) -> None:
     """Choose what the blocks of a model keep for backward; `compiled` also compiles each block.
+
+    offload: what a block keeps is copied to the host's memory and, for its backward, back.
 
     Not compiled, the whole block runs under `model.checkpoint`. Compiled, checkpointing must be
     part of what is compiled (from outside, a compiled block looks like one operation): each
@@ -61,7 +70,8 @@ def set_checkpointing(
         vars(block).pop("forward", None)
         if compiled:
             block.forward = functools.partial(_compiled(mode, backend), block)
-    model.checkpoint = None if compiled or mode == "none" else functools.partial(run, mode)
+    keep = None if compiled or mode == "none" else functools.partial(run, mode)
+    model.checkpoint = functools.partial(offloaded, keep or _call) if offload else keep
 
 
 def blocks_of(model: STIVTransformer) -> Iterator[nn.Module]:
@@ -77,6 +87,56 @@ def run(mode: Mode, function: Callable[..., Tensor], *args: Any) -> Tensor:
         options["context_fn"] = _contexts
         options.update(_HOOKED)
     return checkpoint(function, *args, **options)
+
+
+def offloaded(run: Callable[..., Tensor], block: nn.Module, x: Tensor, *others: Any) -> Tensor:
+    """run(block, x, *others), and what it keeps for backward waits in the host's memory.
+
+    Weights stay where they are, and so does what all blocks share (`others`) and what is too
+    small to be worth a copy. Under CUDA the host's memory is pinned, and the copies are queued
+    with the computation, which waits for them: memory is saved, time is not.
+    """
+    if not torch.is_grad_enabled():
+        return run(block, x, *others)
+    staying: set[int] = set()
+
+    def pack(tensor: Tensor) -> Any:
+        if not staying:  # FSDP2 has gathered the weights by now
+            kept = [*block.parameters(), *block.buffers(), *_tensors(others)]
+            staying.update(t.untyped_storage().data_ptr() for t in kept)
+        stays = tensor.nbytes < _PAGE or tensor.untyped_storage().data_ptr() in staying
+        return tensor if stays else (to_host(tensor), tensor.device)
+
+    def unpack(packed: Any) -> Tensor:
+        return packed if isinstance(packed, Tensor) else from_host(*packed)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        return run(block, x, *others)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, in the same order (which torch's `save_on_cpu` loses: products
+    would be computed again by other operations than at first)."""
+    pinned = tensor.device.type == "cuda"
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
+    return copy.copy_(tensor, non_blocking=pinned)
+
+
+def from_host(tensor: Tensor, device: torch.device) -> Tensor:
+    """The copy that `to_host` has made, on its device again."""
+    return tensor.to(device, non_blocking=True)
+
+
+def _call(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    return function(*args)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among values, and those that a value (positions) holds."""
+    for value in values:
+        for held in (value, *getattr(value, "__dict__", {}).values()):
+            if isinstance(held, Tensor):
+                yield held
 
 
 def keeps_attention(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

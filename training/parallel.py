@@ -38,6 +38,11 @@ def make_accelerator(engine: EngineSection) -> Accelerator:
         return accelerator
     if plugin.fsdp_version != 2:
         raise ValueError(f"FSDP version is {plugin.fsdp_version}: set fsdp_version: 2")
+    if engine.swap_blocks:
+        raise ValueError(
+            "engine.swap_blocks does not go with FSDP2, which shares the weights: set it to 0, "
+            "and fsdp_offload_params: true where that is not enough"
+        )
     dtype = DTYPES[engine.precision]
     # Times are float32 inputs that bfloat16 would blur, so inputs are left as they are.
     plugin.mixed_precision_policy = MixedPrecisionPolicy(
