@@ -42,6 +42,7 @@ def doctor(
         ("text cache", partial(data.texts, config)),
         ("batches", partial(device.batches, config, machine)),
         ("memory", partial(device.memory, config, machine)),
+        ("host memory", partial(device.host_memory, config, machine)),
         ("disk", partial(device.disk, config, machine)),
     ):
         found += _guarded(name, check)

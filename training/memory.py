@@ -23,6 +23,7 @@ from torch.utils.checkpoint import (
 from stiv.model import STIVTransformer
 
 from .attention import SHORT
+from .sharding import local
 
 Mode = Literal["none", "selective", "full"]
 MODES = ("none", "selective", "full")
@@ -101,9 +102,9 @@ def offloaded(run: Callable[..., Tensor], block: nn.Module, x: Tensor, *others: 
     staying: set[int] = set()
 
     def pack(tensor: Tensor) -> Any:
-        if not staying:  # FSDP2 has gathered the weights by now
-            kept = [*block.parameters(), *block.buffers(), *_tensors(others)]
-            staying.update(t.untyped_storage().data_ptr() for t in kept)
+        if not staying:  # FSDP2 has gathered a weight before it is kept
+            kept = (*block.parameters(), *block.buffers(), *_tensors(others))
+            staying.update(local(t).untyped_storage().data_ptr() for t in kept)
         stays = tensor.nbytes < _PAGE or tensor.untyped_storage().data_ptr() in staying
         return tensor if stays else (to_host(tensor), tensor.device)
 

@@ -26,6 +26,7 @@ from .estimate import (
     peak_flops,
     state_bytes,
 )
+from .host_memory import offloaded_bytes, swapped_bytes, without_swapped
 
 if TYPE_CHECKING:
     from .streams import Streams
@@ -89,6 +90,8 @@ class Cost:
     """Samples of the batch that needs most memory, at once on one device."""
     sample_bytes: int
     """Activations of one of them."""
+    host: int = 0
+    """Bytes that wait in the memory of the host, for each process."""
 
     @property
     def memory(self) -> int:
@@ -163,13 +166,16 @@ def cost(config: TrainConfig, machine: Machine, batches: tuple[Load, ...]) -> Co
     """What the run costs on a machine."""
     model, engine, tokens = config.model.build(), config.engine, text_tokens(config)
     ratio, unmasked = config.masking.ratio, config.masking.unmasked_steps
-    worst = (0, 0, 0)
+    worst, away = (0, 0, 0), 0
     for load in batches:
         micro = max(1, load.batch // (machine.processes * engine.accumulate))
-        each = activation_bytes(
-            model, load.shape, engine.checkpointing, engine.precision, text_tokens=tokens,
-            kept=1 if unmasked else 1 - ratio,
-        )  # fmt: skip
+        sample = (model, load.shape, engine.checkpointing, engine.precision)
+        given = {"text_tokens": tokens, "kept": 1 if unmasked else 1 - ratio}
+        each = activation_bytes(*sample, **given)
+        if engine.offload_activations:
+            total, one = offloaded_bytes(*sample, **given)
+            each += one - total
+            away = max(away, micro * total)
         if engine.checkpointing != "none":
             each += block_bytes(model, Grid.of(model, load.shape), engine.precision, tokens)
         worst = max(worst, (micro * each, micro, each))
@@ -185,6 +191,9 @@ def cost(config: TrainConfig, machine: Machine, batches: tuple[Load, ...]) -> Co
         loads=batches,
         micro_batch=worst[1],
         sample_bytes=worst[2],
+        host=away + swapped_bytes(model, engine.swap_blocks, config.lora.base)
+        if config.lora
+        else away,
     )
 
 
@@ -197,11 +206,13 @@ def _step_flops(model: STIVConfig, batches: tuple[Load, ...], tokens: int, kept:
 def _state(config: TrainConfig, machine: Machine) -> StateBytes:
     model, optimizer, lora = config.model.build(), config.optimizer, config.lora
     kinds = {"optimizer": optimizer.kind, "momentum": optimizer.momentum}
+    precision = config.engine.precision
     if lora:
-        return lora_state_bytes(
-            model, lora.rank, lora.targets, lora.base, precision=config.engine.precision, **kinds
+        state = lora_state_bytes(
+            model, lora.rank, lora.targets, lora.base, precision=precision, **kinds
         )
-    return state_bytes(model, world=machine.shards, precision=config.engine.precision, **kinds)
+        return without_swapped(state, model, config.engine.swap_blocks, lora.base, precision)
+    return state_bytes(model, world=machine.shards, precision=precision, **kinds)
 
 
 # --- as text -------------------------------------------------------------------------------------
@@ -316,6 +327,8 @@ def _memory(machine: Machine, found: Cost) -> Iterator[str]:
         f"activations {_gb(found.activations)}: samples at once {found.micro_batch:,}, each "
         f"{_gb(found.sample_bytes)}"
     )
+    if found.host:
+        yield f"in the host's memory {_gb(found.host)}: swapped weights, offloaded activations"
     yield f"{_gb(found.memory)} of the {_gb(machine.memory)} that {machine.name} has"
     if advice := memory_advice(machine, found):
         yield advice

@@ -47,10 +47,10 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def parallel(engine: str, mode: str, compiled: bool) -> dict[str, Tensor]:
+def parallel(engine: str, mode: str, compiled: bool, offload: bool) -> dict[str, Tensor]:
     """Gradients, in full, of the same batch on every rank."""
     model = build()
-    set_checkpointing(model, mode, compiled=compiled, backend="aot_eager")
+    set_checkpointing(model, mode, offload=offload, compiled=compiled, backend="aot_eager")
     if engine == "ddp":
         model = nn.parallel.DistributedDataParallel(model)
     else:

@@ -169,6 +169,23 @@ def test_memory_and_disk_are_compared_with_what_there_is(tiny, monkeypatch) -> N
     assert found(config)["disk"].level == "error"
 
 
+def test_swap_and_offloading_are_for_a_gpu_and_need_the_host_s_memory(monkeypatch) -> None:
+    import psutil
+
+    config = recipe("low_memory")
+    finding = found(config)["host memory"]
+    assert finding.level == "warn" and "save nothing" in finding.text
+    assert finding.remedy == "set engine.swap_blocks: 0 and engine.offload_activations: false"
+    assert found(config, machine=H200)["host memory"].level == "ok"
+    unchecked = recipe("low_memory", "engine.checkpointing=none", "engine.swap_blocks=0")
+    finding = found(unchecked, machine=H200)["host memory"]
+    assert finding.level == "warn" and finding.remedy.startswith("set engine.checkpointing: full")
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=10**8))
+    assert found(config, machine=H200)["host memory"].level == "error"
+    assert "host memory" not in found(recipe("lora"))
+
+
 def test_missing_packages_come_with_the_command(tiny, monkeypatch) -> None:
     import training.checks.machine as checks
 
@@ -228,6 +245,23 @@ def test_advice_fits() -> None:
     for samples, advice in ((fits, False), (fits + 1, True)):
         one = replace(batches[0], batch=8 * samples)
         assert bool(outlook.memory_advice(H200, cost(config, H200, (one,)))) == advice
+
+
+def test_plan_tells_the_device_s_memory_from_the_host_s() -> None:
+    no_swap, no_offload = "engine.swap_blocks=0", "engine.offload_activations=false"
+    costs = []
+    for changes in ((no_swap, no_offload), (no_offload,), (no_swap,), ()):
+        config = recipe("low_memory", *changes)
+        costs.append(cost(config, H200, loads(config)))
+        text = plan(config, machine=H200)
+        assert f"{costs[-1].memory / 1e9:,.2f} GB of the" in text
+        line = f"in the host's memory {costs[-1].host / 1e9:,.2f} GB"
+        assert (line in text) == bool(costs[-1].host)
+    none, swap, offload, both = costs
+    assert both.host == swap.host + offload.host and not none.host
+    assert none.memory - swap.memory == pytest.approx(swap.host * 28 / 30, rel=0.01)
+    assert none.memory - offload.memory == pytest.approx(offload.host * 29 / 30, rel=0.01)
+    assert none.memory + both.memory == swap.memory + offload.memory
 
 
 def test_sharing_the_weights_divides_the_state() -> None:

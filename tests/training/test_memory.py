@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.live import standing_in
 from stiv.tokens import Positions
 from tests.training import sharded_memory as worker
 from tests.training.ranks import run_ranks
 from training.attention import short_attention
-from training.memory import MODES, blocks_of, run, set_checkpointing
+from training.memory import MODES, blocks_of, from_host, run, set_checkpointing, to_host
 
 FUSED = "aten._scaled_dot_product_flash_attention_for_cpu.default"
 SOFTMAX = "aten._softmax.default"
@@ -129,8 +130,16 @@ def test_modes_follow_each_other_and_an_unknown_one_is_named() -> None:
         set_checkpointing(model, "some")
 
 
-EAGER = [["ddp", "selective", False], ["fsdp2", "full", False], ["fsdp2", "selective", False]]
-COMPILED = [["ddp", "selective", True], ["fsdp2", "selective", True], ["fsdp2", "none", True]]
+# how weights are shared, checkpointing, compiled, offloaded
+EAGER = [
+    *(["ddp", "selective", False, False], ["ddp", "none", False, True]),
+    *(["fsdp2", "full", False, False], ["fsdp2", "selective", False, False]),
+    *(["fsdp2", mode, False, True] for mode in MODES),
+]
+COMPILED = [
+    *(["ddp", "selective", True, False], ["fsdp2", "selective", True, False]),
+    ["fsdp2", "none", True, False],
+]
 
 
 @pytest.mark.parametrize(
@@ -189,3 +198,27 @@ def recording_backend(graphs: list):
         bw_compiler=record("backward"),
         partition_fn=min_cut_rematerialization_partition,
     )
+
+
+@pytest.mark.parametrize(("mode", "tensors"), [("full", 1), ("selective", 3), ("none", 20)])
+def test_offloaded_activations_are_not_on_the_device(mode: str, tensors: int) -> None:
+    """At least the input of every block is away, and the outputs of its two self-attentions."""
+    alive, gradients = [], []
+    for offload in (False, True):
+        model = worker.build()
+        set_checkpointing(model, mode, offload=offload)
+        with standing_in() as live:
+            loss = worker.loss(model)
+            alive.append(live.now)
+            loss.backward()
+        gradients.append(worker.gradients(model))
+    inputs = 4 * worker.TINY.width * 2 * 2 * (2 * 8 + 12)  # two masked blocks and a whole one
+    assert alive[0] - alive[1] >= tensors * inputs
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+def test_offloaded_tensors_come_back_in_the_same_order() -> None:
+    tensor = torch.randn(2, 3, 4, 5).transpose(1, 2)
+    back = from_host(to_host(tensor), tensor.device)
+    assert torch.equal(back, tensor) and back.stride() == tensor.stride()
+    assert back.data_ptr() != tensor.data_ptr()

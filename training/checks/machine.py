@@ -71,6 +71,39 @@ def device(config: TrainConfig, machine: Machine) -> Findings:
         )  # fmt: skip
 
 
+def host_memory(config: TrainConfig, machine: Machine) -> Findings:
+    """Whether block swap and offloading save anything here, and whether the host has the room."""
+    engine = config.engine
+    settings = {
+        "engine.swap_blocks: 0": engine.swap_blocks,
+        "engine.offload_activations: false": engine.offload_activations,
+    }
+    remedy = " and ".join(unset for unset, value in settings.items() if value)
+    if not remedy:
+        return
+    about = "host memory"
+    if machine.name in ("CPU", "Apple GPU"):
+        yield Finding(
+            "warn", about, "block swap and offloading cost time and save nothing: there is no "
+            "device with a memory of its own", f"set {remedy}",
+        )  # fmt: skip
+        return
+    if engine.offload_activations and engine.checkpointing == "none":
+        yield Finding(
+            "warn", about, "engine.offload_activations copies all activations without "
+            "checkpointing", "set engine.checkpointing: full, or selective",
+        )  # fmt: skip
+    import psutil
+
+    needed = cost(config, machine, loads(config, find_streams(config))).host
+    free = psutil.virtual_memory().available
+    text = f"{needed / 1e9:.1f} GB for each process, by estimate; {free / 1e9:.1f} GB are free"
+    if needed > free:
+        yield Finding("error", about, text, f"set {remedy}, or lower engine.swap_blocks")
+    else:
+        yield Finding("ok", about, text)
+
+
 def compiler(config: TrainConfig) -> Findings:
     """What engine.compile needs."""
     if not config.engine.compile:
