@@ -22,9 +22,9 @@ from stiv.shapes import expected_shapes
 Shape = tuple[int, int, int]
 """Latent frames, height and width."""
 
-Precision = Literal["fp32", "bf16", "bf16_weights"]
-"""bf16: float32 weights under autocast, as `training.parallel.computing` runs; bf16_weights:
-everything in bfloat16."""
+Precision = Literal["fp32", "bf16"]
+"""What is computed in, see `training.networks.Networks`; weights, gradients and the optimizer's
+state are float32 with either."""
 
 Checkpointing = Literal["none", "selective", "full"]
 
@@ -122,20 +122,8 @@ def _outer_flops(config: STIVConfig, grid: Grid, text_tokens: int) -> tuple[int,
 # --- memory --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Bytes:
-    """Bytes of a number in the residual stream and norms, in products, and whether a norm of a
-    product's output keeps a widened copy."""
-
-    wide: int
-    low: int
-
-    @property
-    def widens(self) -> bool:
-        return self.wide > self.low
-
-
-_SIZES = {"fp32": _Bytes(4, 4), "bf16": _Bytes(4, 2), "bf16_weights": _Bytes(2, 2)}
+_BYTES: dict[Precision, int] = {"fp32": 4, "bf16": 2}
+"""Of a number that is computed: residual stream, norms, products."""
 
 
 def activation_bytes(
@@ -153,83 +141,77 @@ def activation_bytes(
     section 4); full: the input alone. With either, backward needs `block_bytes` on top, once.
     Compiled blocks keep less.
     """
-    grid, sizes = Grid.of(config, shape), _SIZES[precision]
+    grid, size = Grid.of(config, shape), _BYTES[precision]
     main = grid.masked(kept)
     per_block: dict[str, Callable[[Grid], int]] = {
         "none": lambda g: block_bytes(config, g, precision, text_tokens),
-        "selective": lambda g: _input_bytes(config, g, sizes) + _attention_bytes(config, g, sizes),
-        "full": lambda g: _input_bytes(config, g, sizes),
+        "selective": lambda g: _input_bytes(config, g, size) + _attention_bytes(config, g, size),
+        "full": lambda g: _input_bytes(config, g, size),
     }
     keep = per_block[checkpointing]
     total = config.depth * keep(main) + config.mask_decoder_blocks * keep(grid)
-    return total + _outer_bytes(config, grid, sizes, text_tokens)
+    return total + _outer_bytes(config, grid, size, text_tokens)
 
 
 def block_bytes(config: STIVConfig, grid: Grid, precision: Precision, text_tokens: int) -> int:
     """Bytes that one block keeps without checkpointing, for one sample of these tokens."""
-    D, N, s = config.width, grid.T * grid.S, _SIZES[precision]
-    heads, L = config.heads, text_tokens
-    sandwich = config.sandwich_norm
-    stats, lse = 2 * _F32, heads * _F32  # of a norm, and of attention, per token
-    rms = heads * _F32 if config.qk_norm else 0
-    normed_in = D * (2 * s.wide + s.low) + stats  # input, normed, modulated
+    N, L, size = grid.T * grid.S, text_tokens, _BYTES[precision]
+    token = config.width * size  # bytes of a token
+    stats, lse = 2 * _F32, config.heads * _F32  # of a norm, and of attention, per token
+    normed_in = 3 * token + stats  # input, normed, modulated
 
     def after(gated: bool) -> int:
         """What the norm after a branch and its gate keep."""
-        if sandwich:
-            return D * s.wide * (2 if gated else 1) + stats
-        return D * s.low if gated else 0
+        if config.sandwich_norm:
+            return token * (2 if gated else 1) + stats
+        return token if gated else 0
 
-    total = N * (normed_in + _kept_by_attention(config, s, over_time=False) + after(gated=True))
+    total = N * (normed_in + _kept_by_attention(config, size, over_time=False) + after(gated=True))
     if config.temporal_attention:
         gate = config.temporal_gate
-        total += N * (normed_in if gate == "own" else D * s.low + stats)
+        total += N * (normed_in if gate == "own" else token + stats)
         if gate == "none":
-            total += N * D * (s.wide if s.widens else s.low)  # what its norm reads
-        total += N * (_kept_by_attention(config, s, over_time=True) if grid.T > 1 else D * s.low)
+            total += N * token  # what its norm reads
+        total += N * (_kept_by_attention(config, size, over_time=True) if grid.T > 1 else token)
         total += N * after(gate != "none")
-    q = D * s.low + rms  # without QK-norm q itself; with it, what the norm reads and gives
-    if config.qk_norm:
-        q += D * (s.wide if s.widens else s.low)
-    total += N * (D * s.low + q + D * s.low + lse)
-    k = (D * (s.wide if s.widens else 0) + D * s.low + rms) if config.qk_norm else 0
-    total += L * (2 * D * s.low + k)
-    hidden = int(D * config.mlp_ratio)
-    return total + N * (normed_in + 2 * hidden * s.low + after(gated=True))
+    normed = token + config.heads * _F32 if config.qk_norm else 0  # with QK-norm on top of q, k
+    total += N * (3 * token + normed + lse)  # input, q, attention's output
+    total += L * (2 * token + normed)
+    hidden = int(config.width * config.mlp_ratio)
+    return total + N * (normed_in + 2 * hidden * size + after(gated=True))
 
 
-def _kept_by_attention(config: STIVConfig, sizes: _Bytes, *, over_time: bool) -> int:
+def _kept_by_attention(config: STIVConfig, size: int, *, over_time: bool) -> int:
     """Bytes per token from the output of the qkv layer to the input of the last one."""
-    D, heads = config.width, config.heads
-    product = D * sizes.low
-    total = product + heads * _F32  # attention's output and log-sum-exp
+    token, heads = config.width * size, config.heads
+    total = token + heads * _F32  # attention's output and log-sum-exp
     if config.qk_norm:
-        total += 2 * heads * _F32 + (2 * D * sizes.wide if sizes.widens else 0)
+        total += 2 * heads * _F32
     if config.qk_norm or config.position == "rope" or over_time:
-        total += 2 * product  # q and k as attention reads them
+        total += 2 * token  # q and k as attention reads them
     # v is part of the layer's output, which stays whole as long as any part of it is needed;
     # over time it is copied into its own order.
-    whole_stays = not over_time or (config.qk_norm and not sizes.widens)
-    return total + (3 * product if whole_stays else 0) + (product if over_time else 0)
+    whole_stays = not over_time or config.qk_norm
+    return total + (3 * token if whole_stays else 0) + (token if over_time else 0)
 
 
-def _input_bytes(config: STIVConfig, grid: Grid, sizes: _Bytes) -> int:
-    return grid.T * grid.S * config.width * sizes.wide
+def _input_bytes(config: STIVConfig, grid: Grid, size: int) -> int:
+    return grid.T * grid.S * config.width * size
 
 
-def _attention_bytes(config: STIVConfig, grid: Grid, sizes: _Bytes) -> int:
+def _attention_bytes(config: STIVConfig, grid: Grid, size: int) -> int:
     """Outputs of a block's self-attentions with their log-sum-exps."""
     count = 1 + (config.temporal_attention and grid.T > 1)
-    return count * grid.T * grid.S * (config.width * sizes.low + config.heads * _F32)
+    return count * grid.T * grid.S * (config.width * size + config.heads * _F32)
 
 
-def _outer_bytes(config: STIVConfig, grid: Grid, sizes: _Bytes, text_tokens: int) -> int:
+def _outer_bytes(config: STIVConfig, grid: Grid, size: int, text_tokens: int) -> int:
     """Patches, the last norm and its modulation, and the text's projection."""
     D, N = config.width, grid.T * grid.S
     volume = config.latent_channels * config.temporal_patch * config.patch**2
-    last = N * (D * (2 * sizes.wide + sizes.low) + 2 * _F32)
-    text = text_tokens * (config.text_width + 3 * D) * sizes.low
-    return N * volume * sizes.low + last + text
+    last = N * (3 * D * size + 2 * _F32)
+    text = text_tokens * (config.text_width + 3 * D) * size
+    return N * volume * size + last + text
 
 
 @dataclass(frozen=True)
@@ -241,8 +223,8 @@ class StateBytes:
     optimizer: int
     ema: int
     copies: int
-    """Weights in the dtype of the products while a step runs: all of them under autocast, the
-    blocks in flight when weights are sharded."""
+    """Weights in the dtype computed in, which backward reads: all of them (with checkpointing
+    fewer), or the blocks in flight when weights are sharded."""
 
     @property
     def total(self) -> int:
@@ -267,17 +249,16 @@ def state_bytes(
     """
     shapes = expected_shapes(config)
     count = sum(math.prod(shape) for shape in shapes.values())
-    weight = 2 if precision == "bf16_weights" else _F32
     shard = -(-count // world)
     copies = 0
-    if precision != "bf16_weights" and world > 1:
+    if world > 1:
         # two blocks gathered at a time: the one that computes and the next
-        copies = 2 * _SIZES[precision].low * _block_parameters(shapes)
+        copies = 2 * _BYTES[precision] * _block_parameters(shapes)
     elif precision == "bf16":
         copies = 2 * count
     return StateBytes(
-        weights=weight * shard,
-        gradients=weight * shard,
+        weights=_F32 * shard,
+        gradients=_F32 * shard,
         optimizer=_optimizer_bytes(shapes, optimizer, momentum, shard),
         ema=_F32 * shard if ema else 0,
         copies=copies,
@@ -339,7 +320,7 @@ def lora_state_bytes(
     }
     copies = 0  # a stored weight is widened for one product at a time
     if precision == "bf16":
-        copies = 2 * (parameters(config) if base == "fp32" else small + 2 * max(large))
+        copies = 2 * (count + small + (sum(large) if base == "fp32" else 2 * max(large)))
     return StateBytes(
         weights={"fp32": 4, "bf16": 2, "fp8": 1}[base] * sum(large) + _F32 * (small + count),
         gradients=_F32 * count,

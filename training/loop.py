@@ -26,7 +26,7 @@ from .data.plan import Plan
 from .ema import EMA
 from .memory import set_checkpointing
 from .optimizer import build_optimizer, optimizer_state
-from .parallel import accumulating, agree, computing, make_accelerator, mean, prepare, whole
+from .parallel import accumulating, agree, make_accelerator, mean, prepare, whole
 from .start import build_networks
 from .state import differences, fingerprint, load_tensors, read_info, save_state, states
 from .streams import open_streams
@@ -180,8 +180,7 @@ class Trainer:
     def loss(self, batch: Batch) -> Tensor:
         """(B,) flow loss on the generated frames (paper sections 3.1 and 3.2)."""
         prompt = {k: v.to(self.device) for k, v in self.networks.prompts(batch.captions).items()}
-        with computing(self.config.engine, self.device):
-            velocity = self.model(batch.x, batch.t, prompt, batch.micro, batch.keep)
+        velocity = self.model(batch.x, batch.t, prompt, batch.micro, batch.keep)
         return flow_loss(velocity, batch.target, batch.frame_mask)
 
     def learning_rate(self, step: int) -> float:

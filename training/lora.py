@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from stiv.header import CheckpointError, parse_json, read_header
 
 from .files import atomic
+from .layers import Linear
 from .low_precision import LowPrecisionLinear, in_blocks
 
 TARGETS = ("qkv", "proj", "q", "kv", "fc1", "fc2")
@@ -216,6 +217,14 @@ def _inject(model: nn.Module, rank: int, alpha: float, dropout: float, layers: l
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout)
     with torch.random.fork_rng(devices=[]):  # peft draws a start of its own, replaced afterwards
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+        for layer in _layers(model).values():
+            # peft widens the input to the adapter's float32; here layers follow their input
+            layer.cast_input_dtype_enabled = False
+            for parts in (layer.lora_A, layer.lora_B):
+                made = parts[_ADAPTER]
+                parts[_ADAPTER] = Linear(
+                    made.in_features, made.out_features, bias=False, device=made.weight.device
+                )
     model.requires_grad_(False)
     for layer in _layers(model).values():
         for parameter in _pair(layer):

@@ -81,8 +81,6 @@ class LowPrecisionLinear(nn.Linear):
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return _FrozenProduct.apply(x, self.weight, self.scale, bias)
 

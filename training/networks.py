@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stiv.checkpoint import Card, read_checkpoint
@@ -15,6 +14,7 @@ from stiv.model import STIVTransformer
 from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
 
 from .attention import short_attention
+from .layers import Operations
 from .vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -27,24 +27,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LENGTH_STEP = 8  # text tokens
 
 
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm whose weight follows its input: under autocast torch's own would work in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
-
-
-class Operations:
-    """The layers of a network in training."""
-
-    Linear = nn.Linear
-    RMSNorm = RMSNorm
-
-
 class Networks(nn.ModuleDict):
     """The transformer, and the small text encoder where the run trains one.
 
-    tokenizer: of the small text encoder. text_cache: states of a frozen one.
+    dtype: to compute in, whatever the weights are held in; None: theirs. tokenizer: of the small
+    text encoder. text_cache: states of a frozen one.
     """
 
     def __init__(
@@ -52,31 +39,32 @@ class Networks(nn.ModuleDict):
         model: STIVConfig,
         text: TextEncoderConfig | None = None,
         *,
+        dtype: torch.dtype | None = None,
         tokenizer: Tokenizer | None = None,
         text_cache: TextCache | None = None,
     ):
         transformer = STIVTransformer(model, operations=Operations, attention=short_attention)
         parts = {"diffusion_model": transformer}
         if text is not None:
-            parts["text_encoder"] = TextEncoder(text)
+            parts["text_encoder"] = TextEncoder(text, operations=Operations)
         super().__init__(parts)
-        self.tokenizer, self.text_cache = tokenizer, text_cache
+        self.dtype, self.tokenizer, self.text_cache = dtype, tokenizer, text_cache
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> Networks:
         """Freshly initialised from the run's seed. Raises ValueError for a missing text cache."""
-        model = config.model.build()
+        model, dtype = config.model.build(), DTYPES[config.engine.precision]
         if config.text.encoder != "nano":
             from .caches.text import TextCache
 
-            networks = cls(model, text_cache=TextCache(config.text.cache))
+            networks = cls(model, dtype=dtype, text_cache=TextCache(config.text.cache))
         else:
             tokenizer = Tokenizer(vocabulary_of(config), config.text.max_tokens)
             sizes = {key: getattr(config.text, key) for key in ("width", "depth", "heads")}
             text = TextEncoderConfig(
                 **sizes, max_tokens=config.text.max_tokens, vocab_size=len(tokenizer)
             )
-            networks = cls(model, text, tokenizer=tokenizer)
+            networks = cls(model, text, dtype=dtype, tokenizer=tokenizer)
         generator = torch.Generator().manual_seed(config.seed)
         for network in networks.values():
             network.init_weights(generator)
@@ -117,23 +105,21 @@ class Networks(nn.ModuleDict):
 
         prompt: of `prompts`, on the device of x. micro, keep: as for `STIVTransformer`.
         """
-        kind = x.device.type
-        # Positions and time embeddings take the dtype of x: the one that is computed in.
-        if torch.is_autocast_enabled(kind):
-            x = x.to(torch.get_autocast_dtype(kind))
-        else:
-            x = x.to(self["diffusion_model"].patch_embed.weight.dtype)
+        model = self["diffusion_model"]
+        dtype = self.dtype or model.patch_embed.weight.dtype
         if "tokens" in prompt:
-            states, pooled = self["text_encoder"](prompt["tokens"], prompt["mask"])
+            encoder = self["text_encoder"]
+            embedded = encoder.get_input_embeddings()(prompt["tokens"]).to(dtype)
+            states, pooled = encoder(mask_BL=prompt["mask"], embeds_BLD=embedded)
         else:
             states, pooled = prompt["states"], prompt.get("pooled")
-            pooled = pooled if pooled is None else pooled.to(x.dtype)
-        return self["diffusion_model"](
-            x,
+        # All that follows, positions and time embeddings too, is in the dtype of x.
+        return model(
+            x.to(dtype),
             t,
-            states.to(x.dtype),
+            states.to(dtype),
             text_mask=prompt["mask"],
-            pooled=pooled,
+            pooled=None if pooled is None else pooled.to(dtype),
             micro=micro,
             keep=keep,
         ).float()

@@ -320,7 +320,7 @@ def _memory(machine: Machine, found: Cost) -> Iterator[str]:
     sharing = f", shared by {machine.shards}" if machine.shards > 1 else ""
     yield (
         f"weights {_gb(state.weights)}, gradients {_gb(state.gradients)}, optimizer "
-        f"{_gb(state.optimizer)}, average {_gb(state.ema)}, weights in the products' dtype "
+        f"{_gb(state.optimizer)}, average {_gb(state.ema)}, copies of weights to compute with "
         f"{_gb(state.copies)}{sharing}"
     )
     yield (

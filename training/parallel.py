@@ -27,7 +27,7 @@ def make_accelerator(engine: EngineSection) -> Accelerator:
     """The accelerator of this process; `accelerate launch` has said through the environment
     whether there are others, and how they share (DDP, FSDP2, HSDP).
 
-    Precision is not accelerate's affair: `computing` sets it, and shards are gathered in it.
+    Precision is not accelerate's affair: `Networks` compute in it, and shards are gathered in it.
     """
     # Temporal attention is idle in steps on still images, which DDP must be told to expect.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -53,11 +53,6 @@ def make_accelerator(engine: EngineSection) -> Accelerator:
         accelerator.state.fsdp_plugin = plugin
         AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
     return accelerator
-
-
-def computing(engine: EngineSection, device: torch.device) -> torch.autocast:
-    """The context of every forward pass: the recipe's precision."""
-    return torch.autocast(device.type, DTYPES[engine.precision], enabled=engine.precision != "fp32")
 
 
 def prepare(

@@ -238,7 +238,7 @@ def test_plan_of_a_run_that_is_under_way_says_what_is_left(tiny) -> None:
 
 def test_advice_fits() -> None:
     """The number of samples that the advice gives fits, and one more does not."""
-    config = recipe("t2v_256")
+    config = recipe("t2v_512")
     batches = loads(config)
     estimate = cost(config, H200, batches)
     fits = int(re.search(r"at most ([\d,]+)", outlook.memory_advice(H200, estimate))[1])

@@ -76,8 +76,11 @@ def shapes_of(folder: Path) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in stored(folder).items()}
 
 
-def test_processes_and_shards_give_the_losses_of_one(recipe, tmp_path: Path) -> None:
-    recipe = {**recipe, "steps": 4}
+@pytest.mark.parametrize(
+    "engine", [{}, {"precision": "bf16", "checkpointing": "selective"}], ids=["fp32", "bf16"]
+)
+def test_processes_and_shards_give_the_losses_of_one(recipe, tmp_path: Path, engine: dict) -> None:
+    recipe = {**recipe, "steps": 4, "engine": engine}
     train(recipe, tmp_path / "one")
     train(recipe, tmp_path / "ddp", 2)
     train(recipe, tmp_path / "fsdp", 2, sharded=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..estimate import flops, mfu, peak_flops
-from ..parallel import computing, forget_gathered
+from ..parallel import forget_gathered
 from ..sampling import Sampler
 from .heldout import held_out_loss
 from .metrics import Metrics, progress
@@ -165,7 +165,7 @@ def _velocity(
     device = trainer.device
     prompt = {k: v.to(device) for k, v in trainer.networks.prompts(captions).items()}
     micro = None if micro is None else micro.to(device)
-    with torch.no_grad(), computing(trainer.config.engine, device):
+    with torch.no_grad():
         return trainer.model(x.to(device), t.to(device), prompt, micro).to(x.device)
 
 
