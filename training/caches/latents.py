@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..names import readable
 from .shards import (
     SHARD_BYTES,
     SHARD_SAMPLES,
@@ -38,7 +39,6 @@ from .shards import (
     prepare,
     read_header,
     read_tensors,
-    readable,
     shard_paths,
     survey,
     write_shard,

@@ -31,6 +31,8 @@ from stiv.checkpoint import tensor_hash
 from stiv.header import CheckpointError, TensorInfo, parse_json
 from stiv.header import read_header as read_file_header
 
+from ..names import readable
+
 log = logging.getLogger(__name__)
 
 FORMAT = "1"
@@ -325,11 +327,6 @@ def in_part(key: str, part: tuple[int, int] | None) -> bool:
     return (
         int.from_bytes(hashlib.sha256(readable(key).encode()).digest()[:8], "big") % count == index
     )
-
-
-def readable(text: str) -> str:
-    """Text that UTF-8 can hold: halves of surrogate pairs (from odd file names) are spelled out."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def compact(value: Any) -> str:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from stiv.header import CheckpointError
 
+from ..names import readable
 from .shards import (
     SHARD_BYTES,
     CacheWriteError,
@@ -36,7 +37,6 @@ from .shards import (
     next_path,
     prepare,
     read_header,
-    readable,
     shard_paths,
     survey,
     write_shard,

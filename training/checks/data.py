@@ -6,6 +6,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ..config import TrainConfig
+from ..names import one_line
 from ..outlook import find_streams
 from . import Finding, Findings, absent, has_shards
 
@@ -58,10 +59,9 @@ def _counted(about: str, spec, captions: list[bool], rejected: list[tuple[str, s
         fate = "left out" if spec.uncaptioned == "skip" else "trained with the empty caption"
         yield Finding("warn", about, f"{without:,} have no caption: they are {fate}")
     if rejected:
-        name, reason = rejected[0]
-        yield Finding(
-            "warn", about, f"{len(rejected):,} entries cannot be used, the first: {name}: {reason}"
-        )
+        first = one_line(": ".join(rejected[0]))
+        count = len(rejected)
+        yield Finding("warn", about, f"{count:,} entries cannot be used, the first: {first}")
 
 
 def latents(config: TrainConfig) -> Findings:

@@ -32,6 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ..names import readable
+
 _VIDEO = "mp4 m4v mov mkv webm avi mpg mpeg ts m2ts flv wmv ogv 3gp"
 _IMAGE = "webp gif png jpg jpeg bmp tif tiff avif"
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEO.split())
@@ -75,7 +77,7 @@ class Source:
     def name(self) -> str:
         """Path relative to the root with forward slashes, in a tar followed by the member's."""
         name = Path(os.path.relpath(self.path, self.root)).as_posix()
-        return f"{name}/{self.member.name}" if self.member else name
+        return readable(f"{name}/{self.member.name}" if self.member else name)
 
 
 def detect_format(path: Path) -> Format:
@@ -152,6 +154,8 @@ def split_captions(data: bytes, lines: CaptionLines) -> tuple[str, ...]:
 def _read_captions(file: Path, lines: CaptionLines, reject: Reject, root: Path):
     """The captions of a .txt, () where it is missing, None where it was rejected."""
     try:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise ValueError("is no regular file: expected a caption")
         with open(file, "rb") as stream:
             return split_captions(stream.read(LARGEST_CAPTION + 1), lines)
     except FileNotFoundError:
@@ -300,7 +304,7 @@ def _number(row: Mapping[str, Any], key: str) -> float | None:
         return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
         if key == "fps" or (isinstance(value, float) and math.isnan(value)):

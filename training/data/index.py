@@ -17,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ ENTRY = np.dtype([("shard", "<u4"), ("row", "<u2")])
 
 SHARDS = "latents-*.safetensors"
 _PREFIX, _SUFFIX = SHARDS.split("*")
+_NAME = re.compile(rf"{re.escape(_PREFIX)}[^/\\]*{re.escape(_SUFFIX)}", re.DOTALL)
+DAMAGE = (
+    *(ArithmeticError, AttributeError, LookupError, OSError),
+    *(RecursionError, TypeError, ValueError),
+)
+"""What reading JSON whose values may be anything can end in."""
+
 _MAX_ROWS = 2**16  # a row is two bytes
 _MAX_INDEX_BYTES = 2**28  # of the JSON: four million shards
 _NAMED = 8  # broken shards that an error names
@@ -98,6 +106,10 @@ class Index:
             buckets = {name: range(*ends) for name, ends in described["buckets"].items()}
             if sum(map(len, buckets.values())) != count:
                 raise ValueError(f"{entries.name} holds {count} entries")
+            if not all(map(_NAME.fullmatch, described["shards"])):  # one may lead elsewhere
+                raise ValueError("it lists files that are no shards of this folder")
+            if len(described["sizes"]) != len(described["shards"]):
+                raise ValueError("its shards and sizes are not as many")
             return cls(
                 folder=Path(folder),
                 entries=entries,
@@ -109,7 +121,7 @@ class Index:
                 channels=described["channels"],
                 digest=described["digest"],
             )
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except DAMAGE as error:
             raise ValueError(
                 f"{path} is damaged ({error}): delete {path.parent}, it is made again"
             ) from error
@@ -118,7 +130,7 @@ class Index:
         """Where sample `index` of a bucket is.
 
         Raises IndexError outside the bucket, KeyError for a bucket that is not there, OSError
-        where the index was deleted.
+        where the index was deleted, ValueError where it is damaged.
         """
         position = self.buckets[bucket][index]
         # A plain read, not a memory map: pages of a map that random access touched count as
@@ -126,6 +138,10 @@ class Index:
         with open(self.entries, "rb", buffering=0) as file:
             file.seek(self.offset + position * ENTRY.itemsize)
             shard, row = np.frombuffer(file.read(ENTRY.itemsize), ENTRY)[0].item()
+        if shard >= len(self.shards):
+            raise ValueError(
+                f"{self.entries} is damaged: delete {self.entries.parent}, it is made again"
+            )
         return Place(self.folder / self.shards[shard], int(self.sizes[shard]), row)
 
 

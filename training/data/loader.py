@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .index import Index
+from .index import DAMAGE, Index
 from .plan import Dataset, Plan, Sample
 
 STILL = 7
@@ -211,7 +211,7 @@ class CacheDataset:
             shard = self._shard(path, size)
             raw, micro, described = shard.latents[row], shard.micro[row], shard.samples[row]
             captions, key = tuple(map(str, described["captions"])), str(described["key"])
-        except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        except (SafetensorError, *DAMAGE) as error:
             raise ValueError(
                 f"{path}, row {row} of bucket {bucket}: {error!r}. The shard changed since the "
                 "data was opened, or is damaged: start again, or delete it and run "

@@ -6,6 +6,8 @@ import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from ..names import one_line
+
 _EXAMPLES = 5  # names that the summary quotes
 
 
@@ -67,4 +69,4 @@ class Report:
             where = f" (all in {self.quarantine_file})" if self.quarantine_file else ""
             lines.append(f"quarantined: {len(self.quarantined)}{where}")
             lines += [f"  {name}: {reason}" for name, reason in self.quarantined[:_EXAMPLES]]
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))

@@ -53,7 +53,11 @@ def _samples(path: Path, root: Path, lines: CaptionLines, reject: Reject) -> Ite
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    at = -1
     for member in tar:
+        if member.size < 0 or tar.offset <= at:  # else it would be read for ever
+            raise tarfile.ReadError(f"member of {member.size} bytes")
+        at = tar.offset
         tar.members = []  # it would keep every header it has seen
         if member.isreg() and not member.issparse():
             yield member
