@@ -3,23 +3,31 @@
 A state is a folder `step-00001000` under the run's `states`: tensors by torch's distributed
 checkpoint (each process writes its shards; they open on any number of processes), and `run.json`
 with the step, the counters and the resolved config. A folder has its final name only once complete.
+
+torch keeps the table of the tensors as a pickle, and a pickle may call any function. So the table
+is read by `_Reader`, which refuses all but what torch itself writes there.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import pickle
 import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import is_dataclass
+from enum import Enum
+from pathlib import Path, PurePath
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from .config import TrainConfig
 
@@ -50,6 +58,15 @@ logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.ERROR)
 
 _NAME = re.compile(r"step-(\d{8})")
+
+_DCP = "torch.distributed.checkpoint"
+_TABLE_MODULES = (f"{_DCP}.metadata", f"{_DCP}.filesystem")
+_DTYPES = tuple(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))
+_TABLE_NAMES = {
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+    *(("torch", name) for name in _DTYPES),
+}
 
 
 def states(run: Path) -> list[Path]:
@@ -97,12 +114,14 @@ def read_info(state: Path) -> dict[str, Any]:
 def load_tensors(state: Path, tensors: dict[str, Tensor]) -> None:
     """Fill tensors (plain or sharded, any number of processes) in place from a state.
 
-    Raises ValueError where the state lacks one of them or has another shape.
+    Raises ValueError where the state lacks one of them or has another shape, or where its table
+    is damaged or would run code.
     """
-    metadata = dcp.FileSystemReader(state).read_metadata().state_dict_metadata
+    reader = _Reader(state)
+    metadata = reader.read_metadata().state_dict_metadata
     for name, tensor in tensors.items():
         stored = metadata.get(name)
-        if stored is None:
+        if not isinstance(stored, TensorStorageMetadata):  # other values would be unpickled
             raise ValueError(f"{state} holds no {name!r}: it is the state of other networks")
         if tuple(stored.size) != tuple(tensor.shape):
             raise ValueError(
@@ -110,7 +129,41 @@ def load_tensors(state: Path, tensors: dict[str, Tensor]) -> None:
                 f"{tuple(tensor.shape)}"
             )
     with _quiet():
-        dcp.load(tensors, checkpoint_id=state)
+        dcp.load(tensors, storage_reader=reader)
+
+
+class _Reader(dcp.FileSystemReader):
+    """torch's, but for the table. Takes no `rank`: torch then falls back to no other table."""
+
+    def read_metadata(self) -> Metadata:
+        try:
+            with open(Path(self.path, ".metadata"), "rb") as file:
+                metadata = _Unpickler(file).load()
+            if not isinstance(metadata, Metadata):
+                raise ValueError(f"its table is a {type(metadata).__name__}")
+            if not isinstance(metadata.state_dict_metadata, dict):
+                raise ValueError("its table lists no tensors")
+        except Exception as error:  # what unpickling other bytes may raise has no bounds
+            raise ValueError(
+                f"{self.path}: not a readable state ({error}): remove that folder"
+            ) from error
+        metadata.storage_meta = StorageMeta(load_id=self.load_id)
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds no function but what torch writes into the table of a state."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("pathlib", "pathlib._local") and name in ("PosixPath", "WindowsPath"):
+            return PurePath  # the other system's can not be made
+        if module in _TABLE_MODULES and "." not in name:
+            found = super().find_class(module, name)
+            if is_dataclass(found) or (isinstance(found, type) and issubclass(found, Enum)):
+                return found
+        if (module, name) in _TABLE_NAMES:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it would call {module}.{name}"[:200])
 
 
 def fingerprint(config: TrainConfig, digests: dict[str, str]) -> dict[str, Any]:
