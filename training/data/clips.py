@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
+from ..video import write_video
 from .cutting import Cut, source_to_json
 from .formats import Source, read_sources
 from .report import Report
@@ -176,21 +176,5 @@ def _write_clip(clip: Clip, stem: Path) -> Path:
         Image.fromarray(np.concatenate(list(clip.frames), axis=1)).save(path)
         return path
     path = stem.with_name(stem.name + ".mp4")
-    write_video(path, clip.frames, clip.fps)
+    write_video(path, clip.frames, clip.fps, quality=10)
     return path
-
-
-def write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    """An H.264 file in good quality from uint8 (T, H, W, 3)."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": "10"})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..files import atomic
+from ..video import write_video
 
 _COLUMNS, _WIDTH = 10, 192  # frames per row of a sheet, and their largest width in pixels
 _GAP, _TEXT = 4, 12  # pixels
 _SLUG = 40  # characters of a prompt in a file name
-_QUALITY = "16"  # H.264's constant rate factor: differences to the frames are not seen
 
 
 def write_samples(
@@ -48,7 +47,7 @@ def write_samples(
         path = folder / f"{step:08d}-{index:02d}-{slug(prompt)}{suffix}"
         with atomic(path) as part:
             if len(frames) > 1:
-                _write_video(part, frames, fps)
+                write_video(part, frames, fps)
             else:
                 Image.fromarray(frames[0]).save(part)
         paths.append(path)
@@ -106,26 +105,3 @@ def _fitting(prompt: str, font, width: int) -> str:
     while text and font.getlength(text + "...") > width:
         text = text[:-1]
     return text + "..."
-
-
-def _write_video(path: Path, frames: np.ndarray, fps: float) -> None:
-    import av
-
-    height, width = frames.shape[1:3]
-    frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    # faststart: the index is at the beginning, so that a browser plays before it has all
-    options = {"movflags": "+faststart"}
-    try:
-        with av.open(str(path), "w", format="mp4", options=options) as container:
-            rate = Fraction(fps).limit_denominator(1001)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": _QUALITY})
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.thread_count = 1  # some frames: threads would take the loader's cores
-            for pixels in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-            container.mux(stream.encode())
-    except av.error.FFmpegError as error:
-        raise OSError(
-            f"{path.parent}: a sample of {width}x{height} cannot be written as H.264 ({error})"
-        ) from error

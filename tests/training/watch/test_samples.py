@@ -91,7 +91,7 @@ def test_writing_again_replaces_and_a_failure_leaves_the_old_files(tmp_path: Pat
     assert first[0].read_bytes() != before[first[0]]
     before = {path: path.read_bytes() for path in first}
     huge = np.zeros((1, 2, 2, 40_000, 3), np.uint8)  # wider than H.264 can be
-    with pytest.raises(OSError, match="a sample of 40000x2 cannot be written"):
+    with pytest.raises(OSError, match="a video of 40000x2 cannot be written"):
         write_samples(huge, ["cat"], tmp_path, 1, fps=8)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
