@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,7 +294,8 @@ def _problem(error: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("missing", "value_error") or not key:
         return f"{key}: {message}" if key else message
-    return f"{key}: {message} (got {error['input']!r:.80})"
+    # A few lines of YAML can name a value whose whole repr would fill the memory.
+    return f"{key}: {message} (got {reprlib.repr(error['input']):.80})"
 
 
 def _override(values: dict[str, Any], override: str) -> None:
