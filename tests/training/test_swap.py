@@ -76,6 +76,22 @@ def test_loss_and_gradients_are_the_same_bits(base: str, mode: str, dtype: torch
         assert not wrong, (count, offload)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_passes_may_wait_for_a_common_backward(mode: str) -> None:
+    """Then blocks come in another order than forward, and selective checkpointing, which counts
+    operations, must not see their copies."""
+    gradients = []
+    for count in (0, 4):
+        model = network()
+        if count:
+            swap_blocks(model, count)
+        set_checkpointing(model, mode)
+        losses = [loss(model), 2 * loss(model)]
+        sum(losses).backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_swapped_weights_are_no_longer_the_models(base: str) -> None:
     model = network(base)
