@@ -255,6 +255,11 @@ class TrainConfig(Section):
             )
         if self.lora and self.init is None:
             raise ValueError("lora needs init.weights: the checkpoint that it is trained on")
+        if self.lora and self.text.encoder == "nano" and not self.init.text_encoder:
+            raise ValueError(
+                "init.text_encoder is false, but a lora trains the transformer alone: the new "
+                "text encoder would stay as it began; set init.text_encoder: true"
+            )
         if self.engine.swap_blocks:
             if self.lora is None:
                 raise ValueError(

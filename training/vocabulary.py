@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 def vocabulary_of(config: TrainConfig) -> list[str]:
     """The vocabulary of a run: the one it began with, its first checkpoint's, or its data's.
 
-    Raises ValueError where the checkpoint that it starts from holds no text encoder.
+    Raises ValueError where the checkpoint whose text encoder it takes holds none.
     """
     kept = _file(config)
     if kept.exists():
         return json.loads(kept.read_text(encoding="utf-8"))
-    if config.init:
+    if config.init and config.init.text_encoder:
         tokenizer = read_card(config.init.weights).tokenizer
         if tokenizer is None:
             raise ValueError(f"init {config.init.weights}: no text encoder of our own inside")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from scripts.prepare import ROOT
-from stiv.checkpoint import read_checkpoint
+from stiv.checkpoint import read_checkpoint, write_checkpoint
 from training.config import load_config
 from training.export import export
 from training.loop import Trainer
@@ -208,6 +209,21 @@ def test_a_run_may_begin_with_a_new_text_encoder(tiny, tmp_path: Path) -> None:
             assert torch.equal(parameter, taken[name])
         elif name.endswith("embedding.weight"):
             assert not torch.allclose(parameter, taken[name], atol=1e-3)
+
+
+def test_a_new_text_encoder_has_the_words_of_its_data(tiny, tmp_path: Path) -> None:
+    path = tmp_path / "parent.safetensors"
+    export(trained(tiny(), 1).config, path)
+    card, parts = read_checkpoint(path)
+    frozen = {"encoder": "custom", "width": 16, "pooled_width": 16, "max_tokens": 40}
+    write_checkpoint(path, replace(card, text=frozen), parts["diffusion_model"])
+    child = tiny(run=str(tmp_path / "child"), init={"weights": str(path)})
+    with pytest.raises(ValueError, match="no text encoder of our own inside"):
+        Trainer(child).start()
+    init = {"weights": str(path), "text_encoder": False}
+    trained(tiny(run=str(tmp_path / "new"), init=init), 1)
+    with pytest.raises(ValueError, match=r"init\.text_encoder is false, but a lora"):
+        tiny(init=init, lora={"rank": 2})
 
 
 def test_the_text_encoder_learns_at_its_share_of_the_rate(tiny, tmp_path: Path) -> None:
