@@ -14,6 +14,7 @@ from stiv.frames import replace_frames
 
 from .config import TrainConfig
 from .data.loader import RawBatch
+from .dropout import sample_seeds
 from .tasks import Draws, draw
 
 
@@ -38,6 +39,8 @@ class Batch:
     """(B, K) spatial tokens that masking leaves."""
     captions: list[str]
     keys: list[str]
+    dropout: Tensor | None = None
+    """(B,) seeds of a LoRA's dropout."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -85,6 +88,7 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
     mask = torch.stack([d.frame_mask for d in drawn])
     blank = torch.tensor([d.is_blank for d in drawn]).view(-1, 1, 1, 1, 1)
     given = raw.latents.masked_fill(blank, 0)
+    drops = config.lora is not None and config.lora.dropout
     return Batch(
         x=replace_frames(interpolate(raw.latents, noise, t), given, mask),
         t=t,
@@ -94,6 +98,7 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
         keep=torch.stack([d.keep for d in drawn]) if draws.mask_ratio else None,
         captions=[d.caption for d in drawn],
         keys=list(raw.keys),
+        dropout=sample_seeds(config.seed, raw.step, raw.positions) if drops else None,
     )
 
 

@@ -191,6 +191,7 @@ class LoraSection(Section):
     targets: list[str] = Field(
         ["qkv", "proj", "q", "kv", "fc1", "fc2"], description="layers that are adapted, by name"
     )
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of the adapters' inputs dropped")
     base: Literal["fp32", "bf16", "fp8"] = Field("fp32", description="how the base is held")
 
 

@@ -23,6 +23,7 @@ from .batches import Batch, make_batch
 from .config import TrainConfig
 from .data.loader import Loader
 from .data.plan import Plan
+from .dropout import dropping
 from .ema import EMA
 from .memory import set_checkpointing
 from .optimizer import build_optimizer, optimizer_state
@@ -159,8 +160,13 @@ class Trainer:
         batch = make_batch(raw, self.config, self.networks["diffusion_model"].config)
         loss = torch.zeros((), device=self.device)
         for index, part in enumerate(batch.split(parts)):
-            with accumulating(self.accelerator, self.model, is_last=index == parts - 1):
-                share = self.loss(part.to(self.device)).mean() / parts
+            part = part.to(self.device)
+            is_last = index == parts - 1
+            with (
+                accumulating(self.accelerator, self.model, is_last),
+                dropping(self.networks["diffusion_model"], part.dropout),
+            ):
+                share = self.loss(part).mean() / parts
                 share.backward()
             loss += share.detach()
         norm = whole(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.optimizer.clip))

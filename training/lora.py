@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stiv.header import CheckpointError, parse_json, read_header
 
+from .dropout import SeededDropout
 from .files import atomic
 from .layers import Linear
 from .low_precision import LowPrecisionLinear, in_blocks
@@ -46,8 +47,8 @@ def add_lora(
 
     The output is unchanged at first (B = 0); A is drawn from `seed` alone. `targets` are ends of
     layer names within the blocks ("qkv", "cross_attn.proj") or full names of any linear layer
-    ("patch_embed"). `dropout` acts on the input of A and draws from torch's global generator, so
-    with it a loss depends on how a batch is split over processes.
+    ("patch_embed"). `dropout` is the share of A's inputs that is dropped in training, within
+    `training.dropout.dropping`, which says which.
 
     Returns the names of the trainable parameters. Raises ValueError for a bad rank, alpha or
     dropout, for a target that matches nothing and for a model that has LoRA layers already.
@@ -214,7 +215,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 def _inject(model: nn.Module, rank: int, alpha: float, dropout: float, layers: list[str]) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
 
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers, lora_dropout=dropout)
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers)
     with torch.random.fork_rng(devices=[]):  # peft draws a start of its own, replaced afterwards
         inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
         for layer in _layers(model).values():
@@ -225,6 +226,8 @@ def _inject(model: nn.Module, rank: int, alpha: float, dropout: float, layers: l
                 parts[_ADAPTER] = Linear(
                     made.in_features, made.out_features, bias=False, device=made.weight.device
                 )
+            if dropout:
+                layer.lora_dropout[_ADAPTER] = SeededDropout(dropout)
     model.requires_grad_(False)
     for layer in _layers(model).values():
         for parameter in _pair(layer):

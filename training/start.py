@@ -59,6 +59,7 @@ def _adapt(networks: Networks, config: TrainConfig) -> None:
         lora.rank,
         lora.alpha,
         targets=tuple(lora.targets),
+        dropout=lora.dropout,
         seed=config.seed,
     )
 
