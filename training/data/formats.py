@@ -22,17 +22,17 @@ decoded, so that a list of millions of rows costs no look at a disk.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ..names import readable
+from .tables import LARGEST_CAPTION, Reject, read_rows
 
 _VIDEO = "mp4 m4v mov mkv webm avi mpg mpeg ts m2ts flv wmv ogv 3gp"
 _IMAGE = "webp gif png jpg jpeg bmp tif tiff avif"
@@ -42,10 +42,7 @@ MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 Format = Literal["auto", "folder", "jsonl", "csv", "parquet", "frames", "webdataset"]
 CaptionLines = Literal["whole", "variants"]
-#: called with the name of what cannot be used and the reason
-Reject = Callable[[str, str], None]
 
-LARGEST_CAPTION = 2**20  # bytes of one caption file, and of one row of a list
 _PATH_KEYS = ("path", "video", "video_path", "media_path", "file_name", "image")
 _CAPTION_KEYS = ("caption", "text")
 _TABLES = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -113,7 +110,8 @@ def read_sources(
 
     media: folder that the paths of a list are relative to, where it is not the list's own.
     `reject` is called for every entry that cannot be used; the others follow all the same.
-    Raises ValueError where `path` is not of the format, or pyarrow is missing for parquet.
+    Raises ValueError where `path` is not of the format, pyarrow is missing for parquet, or a
+    parquet file is damaged.
     """
     path = Path(path)
     format = detect_format(path) if format == "auto" else format
@@ -121,8 +119,8 @@ def read_sources(
         table = path / f"metadata.{format}" if path.is_dir() else path
         if not table.is_file():
             raise ValueError(f"{table}: no such file; set data.path or data.format")
-        rows = {"jsonl": _jsonl_rows, "csv": _csv_rows, "parquet": _parquet_rows}[format]
-        return _table_sources(rows(table, reject), table, Path(media or table.parent), reject)
+        rows = read_rows(table, format, reject)
+        return _table_sources(rows, table, Path(media or table.parent), reject)
     if format == "webdataset":
         from .tars import read_tars
 
@@ -328,70 +326,3 @@ def _inside(name: Any, root: Path) -> Path:
             "the files lie elsewhere"
         )
     return Path(root) / os.path.relpath(path, base)
-
-
-def _lines(table: Path, reject: Reject) -> Iterator[tuple[str, bytes]]:
-    """Lines with their place, longer ones than LARGEST_CAPTION rejected."""
-    with open(table, "rb") as stream:
-        number = 0
-        while line := stream.readline(LARGEST_CAPTION + 1):
-            number += 1
-            where = f"{table.name}:{number}"
-            if len(line) <= LARGEST_CAPTION:
-                yield where, line
-                continue
-            while line and not line.endswith(b"\n"):
-                line = stream.readline(LARGEST_CAPTION)
-            reject(where, f"line of more than {LARGEST_CAPTION} bytes")
-
-
-def _jsonl_rows(table: Path, reject: Reject) -> Iterator[tuple[str, Any]]:
-    for where, line in _lines(table, reject):
-        try:
-            text = line.decode("utf-8-sig").strip()
-            if text:
-                yield where, json.loads(text)
-        except (ValueError, RecursionError) as error:
-            reject(where, f"not a line of JSON in UTF-8 ({error})")
-
-
-def _csv_rows(table: Path, reject: Reject) -> Iterator[tuple[str, Any]]:
-    # Bytes that are not UTF-8 become lone surrogates, which `row_source` rejects row by row.
-    with open(table, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        csv.field_size_limit(LARGEST_CAPTION)
-        reader = csv.DictReader(stream)
-        while True:
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                reject(f"{table.name}:{reader.line_num}", f"not a row of CSV ({error})")
-                continue
-            yield f"{table.name}:{reader.line_num}", row
-
-
-def _parquet_rows(table: Path, reject: Reject) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise ValueError(
-            f"{table}: reading parquet needs pyarrow: pip install pyarrow, or save it as "
-            "metadata.jsonl"
-        ) from None
-    try:
-        file = parquet.ParquetFile(table)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{table}: not a parquet file ({error})") from None
-    number = 0
-    with file:
-        for batch in file.iter_batches(batch_size=1024):
-            for index in range(batch.num_rows):
-                where = f"{table.name}:{number}"
-                number += 1
-                try:
-                    (row,) = batch.slice(index, 1).to_pylist()
-                except UnicodeDecodeError as error:
-                    reject(where, f"not UTF-8 ({error})")
-                    continue
-                yield where, row

@@ -9,6 +9,7 @@ links, devices and sparse members are passed over.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -17,16 +18,17 @@ from itertools import groupby
 from pathlib import Path
 
 from .formats import (
-    LARGEST_CAPTION,
     MEDIA_SUFFIXES,
     CaptionLines,
     Member,
-    Reject,
     Source,
     _number,
     row_captions,
     split_captions,
 )
+from .tables import LARGEST_CAPTION, Reject
+
+_LARGEST_HEADER = 2**16  # bytes of a member's headers: names and attributes, usually some hundreds
 
 
 def read_tars(path: Path, *, caption_lines: CaptionLines, reject: Reject) -> Iterator[Source]:
@@ -45,16 +47,36 @@ def read_tars(path: Path, *, caption_lines: CaptionLines, reject: Reject) -> Ite
 
 def _samples(path: Path, root: Path, lines: CaptionLines, reject: Reject) -> Iterator[Source]:
     try:
-        with tarfile.open(path, "r:", errorlevel=1) as tar:
+        with (
+            _Bounded(io.FileIO(path)) as stream,
+            tarfile.open(fileobj=stream, mode="r:", errorlevel=1) as tar,
+        ):
             for _, members in groupby(_members(tar), lambda member: _stem(member.name)):
                 yield from _sample(tar, list(members), path, root, lines, reject)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:
         reject(path.relative_to(root).as_posix(), f"not a whole, uncompressed tar ({error})")
+
+
+class _Bounded(io.BufferedReader):
+    """A tar of which `left` bytes may be read now: tarfile takes headers (pax, long names, maps of
+    sparse files) into memory as large as they say they are, and as many as there are."""
+
+    left = _LARGEST_HEADER
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= self.left:
+            raise tarfile.ReadError(f"headers of more than {_LARGEST_HEADER} bytes")
+        self.left -= size
+        return super().read(size)
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     at = -1
-    for member in tar:
+    while True:
+        tar.fileobj.left = _LARGEST_HEADER
+        member = tar.next()
+        if member is None:
+            return
         if member.size < 0 or tar.offset <= at:  # else it would be read for ever
             raise tarfile.ReadError(f"member of {member.size} bytes")
         at = tar.offset
@@ -93,4 +115,5 @@ def _sample(tar, members, path: Path, root: Path, lines: CaptionLines, reject) -
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > LARGEST_CAPTION:
         raise ValueError(f"{member.name} has {member.size} bytes: expected {LARGEST_CAPTION}")
+    tar.fileobj.left = LARGEST_CAPTION
     return tar.extractfile(member).read()

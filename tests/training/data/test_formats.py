@@ -129,6 +129,43 @@ def test_parquet(tmp_path: Path, read) -> None:
     check_rows(sources, tmp_path)
 
 
+def test_a_damaged_part_of_a_parquet_file_is_named(tmp_path: Path, read) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "metadata.parquet"
+    table = pyarrow.Table.from_pylist([{"path": f"{i}.mp4", "text": "x" * 99} for i in range(9)])
+    parquet.write_table(table, path, row_group_size=3, compression="none")
+    with parquet.ParquetFile(path) as file:
+        place = file.metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    start = place.dictionary_page_offset or place.data_page_offset
+    data[start : start + place.total_compressed_size] = b"\xff" * place.total_compressed_size
+    path.write_bytes(data)
+    rejected: dict[str, str] = {}
+    rows = read_sources(tmp_path, reject=rejected.__setitem__)
+    assert [next(rows).name for _ in range(3)] == ["0.mp4", "1.mp4", "2.mp4"]
+    with pytest.raises(ValueError, match=r"metadata\.parquet: row group 2 of 3 .*get the file"):
+        next(rows)
+
+
+def test_values_of_parquet_that_python_has_not_cost_one_row(tmp_path: Path, read) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    dates = pyarrow.array([0, 2**50], pyarrow.timestamp("s"))
+    table = pyarrow.table({"path": ["a.mp4", "b.mp4"], "made": dates})
+    parquet.write_table(table, tmp_path / "metadata.parquet")
+    sources, rejected = read(tmp_path)
+    assert [source.name for source in sources] == ["a.mp4"]
+    assert list(rejected) == ["metadata.parquet:1"]
+
+
+def test_rows_of_a_csv_may_be_short_empty_or_long(tmp_path: Path, read) -> None:
+    text = "path,text,fps\n\na.mp4\nb.mp4,two,3,more,still more\n\n"
+    sources, rejected = read(make(tmp_path, {"metadata.csv": text}))
+    assert captions(sources) == {"a.mp4": (), "b.mp4": ("two",)} and not rejected
+    assert [source.fps for source in sources] == [None, 3]
+
+
 def test_parquet_without_pyarrow_says_what_to_do(
     tmp_path: Path, read, monkeypatch: pytest.MonkeyPatch
 ) -> None:

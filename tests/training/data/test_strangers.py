@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,90 @@ def test_a_tar_that_leads_back_ends(tmp_path: Path, kind: bytes, size: int) -> N
     (tmp_path / "a.tar").write_bytes(data)
     names, rejected = read(tmp_path)
     assert names in ([], ["a.tar/good.mp4"]) and list(rejected) == ["a.tar"]
+
+
+def sized(path: Path, data: bytes, size: int) -> None:
+    """A file of any size that holds hardly anything but zeros, which take no room."""
+    path.write_bytes(data)
+    os.truncate(path, size)
+
+
+def peak(path: Path) -> int:
+    """Bytes that Python holds at most while it reads a data set."""
+    tracemalloc.start()
+    try:
+        read(path)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+GOOD = member("good.mp4", 0, tarfile.REGTYPE) + member("last.mp4", 0, tarfile.REGTYPE)
+HEADERS = [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+def test_a_header_as_large_as_a_disk_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    sized(tmp_path / "a.tar", GOOD + member("large", 2**33, kind), 2**34)
+    names, rejected = read(tmp_path)
+    assert names == ["a.tar/good.mp4"]  # what follows might belong to the other
+    assert "headers of more than 65536 bytes" in rejected["a.tar"]
+    assert peak(tmp_path) < 2**22
+
+
+def test_headers_without_end_are_not_read(tmp_path: Path) -> None:
+    one = member("pax", 2**15, tarfile.XHDTYPE) + bytes(2**15)
+    many = member("pax", 512, tarfile.XHDTYPE) + bytes(512)
+    sparse = bytearray(member("sparse.mp4", 0, tarfile.GNUTYPE_SPARSE))
+    sparse[482] = 1  # its map goes on
+    sparse[148:156] = b" " * 8
+    sparse[148:156] = f"{sum(sparse):06o}\0 ".encode()
+    for name, data in (
+        ("one", one * 8),
+        ("many", many * 5000),
+        ("sparse", bytes(sparse) + (bytes(504) + b"\1" + bytes(7)) * 5000),
+    ):
+        (tmp_path / f"{name}.tar").write_bytes(GOOD + data)
+    names, rejected = read(tmp_path)
+    assert [name.split("/")[1] for name in names] == ["good.mp4"] * 3
+    assert set(rejected) == {"one.tar", "many.tar", "sparse.tar"}
+    assert peak(tmp_path) < 2**22
+
+
+def test_names_and_captions_of_a_tar_have_a_bound_each(tmp_path: Path) -> None:
+    caption = b"word " * 200_000
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for i in range(3):
+            for suffix, data in ((".txt", caption), (".mp4", b"video")):
+                info = tarfile.TarInfo(f"{'long' * 40}/{i}{suffix}")
+                info.size, info.pax_headers = len(data), {"comment": "x" * 50_000}
+                tar.addfile(info, io.BytesIO(data))
+    names, rejected = read(tmp_path)
+    assert len(names) == 3 and not rejected
+
+
+LONG = "x" * 1000 + "\n"
+
+
+@pytest.mark.parametrize(
+    "row", ["x" * 2**25, f'"{LONG}",' * 1100, '"' + LONG * 1100], ids=["line", "fields", "field"]
+)
+def test_a_row_of_csv_without_end_is_not_held(tmp_path: Path, row: str) -> None:
+    (tmp_path / "metadata.csv").write_text(f"path,text\na.mp4,one\n{row}\nb.mp4,two\n")
+    names, rejected = read(tmp_path)
+    assert names[0] == "a.mp4"
+    line, reason = next(iter(rejected.items()))
+    assert 3 <= int(line.removeprefix("metadata.csv:")) <= 3 + 2**20 // len(LONG)
+    assert "more than 1048576 characters" in reason
+    if "\n" not in row:
+        assert names == ["a.mp4", "b.mp4"] and len(rejected) == 1
+        assert peak(tmp_path) < 2**24
+
+
+def test_a_csv_without_a_first_row_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text("x" * 2**21)
+    with pytest.raises(ValueError, match=r"metadata\.csv: its first row .*more than 1048576"):
+        read(tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
