@@ -14,12 +14,12 @@ from stiv.checkpoint import Card, write_checkpoint
 
 from .config import TrainConfig
 from .data.plan import Plan
+from .encoders.taesd import TinyVAE
 from .lora import save_lora
 from .networks import Networks
 from .start import build_networks
 from .state import load_tensors, read_info, states
 from .streams import Streams, open_streams
-from .vae import TinyVAE
 
 Weights = Literal["ema", "raw"]
 

@@ -11,8 +11,8 @@ import pytest
 
 from tests.training.vaes import make_vae
 from training.config import TrainConfig, parse_config
+from training.encoders.taesd import TinyVAE
 from training.shapes.cache import encode_clips, write_stats
-from training.vae import TinyVAE
 
 
 @pytest.fixture(scope="session")

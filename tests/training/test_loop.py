@@ -15,11 +15,12 @@ import yaml
 from scripts.prepare import ROOT
 from stiv.checkpoint import read_checkpoint, write_checkpoint
 from training.config import load_config
+from training.encoders.taesd import TinyVAE
 from training.export import export
 from training.loop import Trainer
 from training.sampling import Sampler
 from training.state import states
-from training.vae import TinyVAE, VAETraining, save_vae
+from training.vae import VAETraining, save_vae
 
 
 def trained(config, until: int | None = None) -> Trainer:

@@ -1,16 +1,18 @@
-"""The small VAE: the export is the host's TAESD, training resumes, round trips."""
+"""The training of the small VAE: it resumes, its batches and rates, and the file opens."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
 from training import vae as vae_module
+from training.encoders.taesd import TinyVAE, encoder_hash
+from training.encoders.vae import open_vae
 from training.vae import (
-    TinyVAE,
     VAETraining,
-    encoder_hash,
-    load_vae,
+    main,
     psnr,
     save_vae,
     score,
@@ -22,38 +24,18 @@ from training.vae import (
 TINY = VAETraining(widths=(4, 6, 8, 10), blocks=1, steps=5, restart=2, batch=4, dtype="float32")
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 3])
-@pytest.mark.parametrize("width", [8, (4, 6, 8, 10)])
-def test_the_export_is_the_hosts_taesd(width, blocks):
-    taesd = pytest.importorskip("comfy.taesd.taesd", reason="needs ComfyUI (run make test)")
-    torch.manual_seed(blocks)
-    vae = TinyVAE(width, 4, blocks).double()
-    host = taesd.TAESD(latent_channels=4)
-    host.load_state_dict(vae.export())
-    vae, host = vae.float(), host.float()
-    image = torch.rand(2, 3, 32, 48) * 2 - 1
-    with torch.inference_mode():
-        z = vae.encode(image)
-        assert z.shape == (2, 4, 4, 6)
-        assert torch.allclose(host.encode(image), z, atol=1e-6)
-        assert torch.allclose(host.decode(3 * z), vae.decode(3 * z), atol=1e-6)
-
-
-def test_bad_widths_are_quoted():
-    with pytest.raises(ValueError, match="65"):
-        TinyVAE(65)
-    with pytest.raises(ValueError, match="blocks is 4"):
-        TinyVAE(8, blocks=4)
-
-
-def test_a_saved_vae_loads_at_its_own_width(tmp_path):
+def test_a_saved_vae_opens_at_its_own_width_and_is_scored(tmp_path, capsys):
     vae = TinyVAE(TINY.widths, 4, TINY.blocks)
     save_vae(vae, tmp_path / "vae.safetensors", TINY)
-    loaded = load_vae(tmp_path / "vae.safetensors")
+    opened = open_vae(tmp_path / "vae.safetensors")
+    loaded = opened.network
+    assert opened.recipe["widths"] == list(TINY.widths)
     assert encoder_hash(loaded) == encoder_hash(vae)
     assert loaded.taesd_encoder[0].out_channels == 4
     image = torch.rand(1, 3, 16, 16)
     assert torch.allclose(loaded.decode(loaded.encode(image)), vae.decode(vae.encode(image)))
+    main(["score", "--vae", str(tmp_path / "vae.safetensors")])
+    assert json.loads(capsys.readouterr().out) == score(vae, clips=32)
 
 
 def test_training_resumes_to_the_same_weights(tmp_path, monkeypatch):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from training.encoders.taesd import TinyVAE, encoder_hash
 from training.encoders.vae import FrameVAE
-from training.vae import TinyVAE, encoder_hash
 
 
 def make_vae(seed: int = 0, width: int | tuple[int, int, int, int] = 8) -> FrameVAE:

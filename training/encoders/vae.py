@@ -26,7 +26,6 @@ from stiv.checkpoint import read_checkpoint, tensor_hash
 from stiv.header import CheckpointError, Header, parse_json
 from stiv.shapes import some
 
-from ..vae import TAESD_WIDTH, TinyVAE, encoder_hash, vae_from_state
 from .files import (
     Path_,
     cast,
@@ -37,6 +36,7 @@ from .files import (
     open_header,
     read_tensors,
 )
+from .taesd import TAESD_WIDTH, TinyVAE, encoder_hash, vae_from_state
 
 DOWNSCALE = 8
 _LEVELS = 4  # of which each but the last halves the picture

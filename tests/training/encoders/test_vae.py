@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from stiv.card import LATENT_SPACES
 from stiv.checkpoint import read_checkpoint
 from stiv.header import CheckpointError
+from training.encoders.taesd import TinyVAE, encoder_hash, vae_from_state
 from training.encoders.vae import open_vae
-from training.vae import TinyVAE, encoder_hash, to_images, vae_from_state
+from training.vae import to_images
 
 NANO = Path(__file__).parents[3] / "models" / "stiv_nano.safetensors"
 TOLERANCE = 2e-5  # of the host's largest value: the same float32 sums in another order
