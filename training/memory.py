@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -93,20 +93,26 @@ def run(mode: Mode, function: Callable[..., Tensor], *args: Any) -> Tensor:
 def offloaded(run: Callable[..., Tensor], block: nn.Module, x: Tensor, *others: Any) -> Tensor:
     """run(block, x, *others), and what it keeps for backward waits in the host's memory.
 
-    Weights stay where they are, and so does what all blocks share (`others`) and what is too
-    small to be worth a copy. Under CUDA the host's memory is pinned, and the copies are queued
-    with the computation, which waits for them: memory is saved, time is not.
+    Weights stay where they are, also as copies in the dtype of x, and so does what all blocks
+    share (`others`) and what is too small to be worth a copy. Under CUDA the host's memory is
+    pinned, and the copies are queued with the computation, which waits for them: memory is saved,
+    time is not.
     """
     if not torch.is_grad_enabled():
         return run(block, x, *others)
     staying: set[int] = set()
+    shapes: set[torch.Size] = set()
 
     def pack(tensor: Tensor) -> Any:
         if not staying:  # FSDP2 has gathered a weight before it is kept
-            kept = (*block.parameters(), *block.buffers(), *_tensors(others))
-            staying.update(local(t).untyped_storage().data_ptr() for t in kept)
+            weights = [local(t) for t in (*block.parameters(), *block.buffers())]
+            shapes.update(weight.shape for weight in weights)
+            kept = (*weights, *map(local, _tensors(others)))
+            staying.update(t.untyped_storage().data_ptr() for t in kept)
         stays = tensor.nbytes < _PAGE or tensor.untyped_storage().data_ptr() in staying
-        return tensor if stays else (to_host(tensor), tensor.device)
+        if stays or _is_copy(tensor, shapes):
+            return tensor
+        return to_host(tensor), tensor.device
 
     def unpack(packed: Any) -> Tensor:
         return packed if isinstance(packed, Tensor) else from_host(*packed)
@@ -126,6 +132,12 @@ def to_host(tensor: Tensor) -> Tensor:
 def from_host(tensor: Tensor, device: torch.device) -> Tensor:
     """The copy that `to_host` has made, on its device again."""
     return tensor.to(device, non_blocking=True)
+
+
+def _is_copy(tensor: Tensor, shapes: Collection[torch.Size]) -> bool:
+    """Whether a kept tensor is a weight of one of these shapes (out, in), cast for its product:
+    a product keeps weights transposed, and what they are multiplied with by rows."""
+    return tensor.ndim == 2 and tensor.stride(0) == 1 and tensor.mT.shape in shapes
 
 
 def _call(function: Callable[..., Tensor], *args: Any) -> Tensor:

@@ -29,19 +29,21 @@ def build(attention=None) -> STIVTransformer:
     return random_model(TINY, std=0.1, attention=attention)
 
 
-def loss(model: nn.Module) -> Tensor:
-    """Of fixed latents, text and kept tokens."""
+def loss(model: nn.Module, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Of fixed latents, text and kept tokens, computed in a dtype."""
     torch.manual_seed(1)
-    x = torch.randn(2, 4, 4, 6, 8)
-    text = torch.randn(2, 5, TINY.text_width)
+    x = torch.randn(2, 4, 4, 6, 8).to(dtype)
+    text = torch.randn(2, 5, TINY.text_width).to(dtype)
     given = {"t_B": torch.tensor([0.3, 0.6]), "text_BLD": text}
-    return model(x, **given, keep=torch.tensor(KEEP)).square().mean()
+    return model(x, **given, keep=torch.tensor(KEEP)).float().square().mean()
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     found = {}
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
+        if gradient is None:  # frozen
+            continue
         whole = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
         found[name.removeprefix("module.")] = whole.clone()
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,9 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.live import standing_in
 from stiv.tokens import Positions
+from tests.models import random_model
 from tests.training import sharded_memory as worker
 from tests.training.ranks import run_ranks
 from training.attention import short_attention
+from training.layers import Operations
+from training.lora import add_lora
 from training.memory import MODES, blocks_of, from_host, run, set_checkpointing, to_host
 
 FUSED = "aten._scaled_dot_product_flash_attention_for_cpu.default"
@@ -215,6 +219,32 @@ def test_offloaded_activations_are_not_on_the_device(mode: str, tensors: int) ->
     inputs = 4 * worker.TINY.width * 2 * 2 * (2 * 8 + 12)  # two masked blocks and a whole one
     assert alive[0] - alive[1] >= tensors * inputs
     assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+@pytest.mark.parametrize("rank", [0, 16])
+def test_copies_of_weights_in_bfloat16_are_not_offloaded(rank: int) -> None:
+    """They are on the device as weights are; what is away are activations."""
+    alive, gradients, losses = {}, {}, {}
+    for offload in (False, True):
+        model = random_model(replace(worker.TINY, width=64), std=0.1, operations=Operations)
+        if rank:
+            add_lora(model, rank, float(rank))
+        set_checkpointing(model, "none", offload=offload)
+        matrices = [
+            weight
+            for block in blocks_of(model)
+            for weight in block.parameters()
+            if weight.ndim == 2 and 2 * weight.numel() >= 4096  # smaller ones always stay
+        ]
+        with standing_in() as live:
+            losses[offload] = worker.loss(model, torch.bfloat16)
+            alive[offload] = live.now
+            losses[offload].backward()
+        gradients[offload] = worker.gradients(model)
+    copies = 2 * sum(weight.numel() for weight in matrices)
+    assert copies < alive[True] < copies + 0.3 * (alive[False] - copies)
+    assert torch.equal(losses[False], losses[True])
+    assert all(torch.equal(gradients[True][n], value) for n, value in gradients[False].items())
 
 
 def test_offloaded_tensors_come_back_in_the_same_order() -> None:
