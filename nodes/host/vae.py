@@ -112,6 +112,24 @@ def encode_pictures(vae: Any, pictures: Tensor) -> Tensor:
     return latents[0].movedim(1, 0) if latents.ndim == 5 else latents
 
 
+def decode_frames(vae: Any, latents_CTHW: Tensor, batch: int = 8) -> Iterator[Tensor]:
+    """Frames (t, H, W, 3) in [0, 1] of raw VAE latents, t ≤ `batch` at a time.
+
+    As the core's VAE Decode gives them. Pixels of one batch are held at a time, and the VAE takes
+    fewer at once where memory is short. Batches do not follow the free memory: with some VAEs the
+    last bit depends on how many frames run together, and a rerun is to give the same pixels.
+    Raises ValueError for a VAE that does not encode pictures one by one, and for other latents.
+    """
+    if latents_CTHW.ndim != 4 or batch < 1:
+        raise ValueError(
+            f"latents have shape {tuple(latents_CTHW.shape)}, decoded {batch} frames at a time: "
+            "expected (channels, frames, height, width) and 1 or more"
+        )
+    folded = fold_frames(vae)
+    for part in latents_CTHW.split(batch, dim=1):
+        yield folded.decode(part.unsqueeze(0))[0]
+
+
 def _same(frames: int) -> int:
     return frames
 

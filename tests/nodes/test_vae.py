@@ -6,7 +6,7 @@ import comfy.sd
 import pytest
 import torch
 from comfy.taesd.taesd import TAESD
-from ComfyUI_STIV.nodes.host.vae import FoldedFrames
+from ComfyUI_STIV.nodes.host.vae import FoldedFrames, decode_frames
 
 from tests.nodes import tiny
 from tests.nodes.scenes import Loaded
@@ -85,6 +85,29 @@ def test_frames_go_in_parts_that_fit(
         tiny.run("VAEDecode", samples={"samples": latents}, vae=video_vae), expected, atol=1e-6
     )
     assert max(sizes) == most and sum(sizes) == 14
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 8])
+def test_frames_come_decoded_in_batches(
+    image_vae: comfy.sd.VAE, video_vae: comfy.sd.VAE, batch: int
+) -> None:
+    """As the core decodes them together, from a VAE that folds frames and one that does not."""
+    latents = torch.randn(4, 7, 6, 4)
+    together = tiny.run("VAEDecode", samples={"samples": latents[None]}, vae=video_vae)
+    for vae in (image_vae, video_vae):
+        parts = list(decode_frames(vae, latents, batch))
+        assert [len(part) for part in parts] == [len(part) for part in together.split(batch)]
+        torch.testing.assert_close(torch.cat(parts), together, rtol=0, atol=1e-6)
+    if batch >= 7:
+        assert torch.equal(torch.cat(parts), together)
+
+
+def test_latents_that_cannot_be_decoded_are_refused(video_vae: comfy.sd.VAE) -> None:
+    for latents, batch in ((torch.randn(1, 4, 3, 4, 4), 8), (torch.randn(4, 3, 4, 4), 0)):
+        with pytest.raises(ValueError, match=r"latents have shape .*expected \(channels, frames"):
+            list(decode_frames(video_vae, latents, batch))
+    with pytest.raises(ValueError, match="there is no VAE"):
+        list(decode_frames(None, torch.randn(4, 3, 4, 4)))
 
 
 def test_memory_does_not_grow_with_the_length(video_vae: comfy.sd.VAE) -> None:
