@@ -7,20 +7,16 @@ of ours) are read too; their card then says what had to be assumed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .card import Card, infer_card
-from .header import DTYPES, WEIGHT_DTYPES, CheckpointError, Header, read_header
+from .header import WEIGHT_DTYPES, CheckpointError, Header, read_header
 from .shapes import (
     Shapes,
     count_blocks,
@@ -32,6 +28,7 @@ from .shapes import (
     mismatches,
     some,
 )
+from .tensor_file import DTYPE_NAMES, tensor_hash, write_tensors
 
 __all__ = [
     "Card",
@@ -54,8 +51,6 @@ _PREFIXES = {
     "first_stage_model.": "vae",
     "cond_stage_model.": "text_encoder",
 }
-_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_CHUNK_BYTES = 16 * 2**20
 _GET_AGAIN = "get the file again from its source"
 
 Path_ = str | os.PathLike[str]
@@ -137,26 +132,8 @@ def write_checkpoint(
         tensors |= {name if bare else f"{part}.{name}": tensor for name, tensor in table.items()}
     metadata = replace(card, tensor_hash=tensor_hash(tensors)).to_metadata()
     card = Card.from_metadata(metadata)  # before writing: what cannot be read back is not written
-    _write_atomically(Path(os.path.realpath(path)), metadata, tensors)
+    write_tensors(Path(os.path.realpath(path)), metadata, tensors)
     return card
-
-
-def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes in name order, as 64 hexadecimal digits.
-
-    For every tensor, sorted by name (code points): the line `["name","dtype",[shape]]` as compact
-    JSON in UTF-8 with the file format's dtype name, a newline, and the little-endian bytes. Names
-    are those in the file, prefixes included; the order within the file does not matter.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        line = [name, _DTYPE_NAMES[tensor.dtype], list(tensor.shape)]
-        text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-        digest.update(text.encode() + b"\n")
-        for chunk in _chunks(tensor):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _inspect(path: Path_) -> tuple[Card, Names]:
@@ -265,51 +242,7 @@ def _verify(path: Path_, card: Card, names: Names, parts: Mapping[str, Mapping[s
         )
 
 
-def _write_atomically(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]):
-    # Wide dtypes first keeps every tensor aligned; names make the order, and so the file, fixed.
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    entries: dict[str, object] = {"__metadata__": dict(metadata)}
-    position = 0
-    for name in order:
-        end = position + tensors[name].numel() * tensors[name].dtype.itemsize
-        entries[name] = {
-            "dtype": _DTYPE_NAMES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [position, end],
-        }
-        position = end
-    header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for name in order:
-                for chunk in _chunks(tensors[name]):
-                    file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name too must survive a power cut
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _chunks(tensor: Tensor) -> Iterator[memoryview]:
-    """The bytes of a tensor, a few megabytes at a time."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    view = memoryview(flat.numpy())
-    for start in range(0, len(view), _CHUNK_BYTES):
-        yield view[start : start + _CHUNK_BYTES]
-
-
 def _dtype_name(path: Path_, name: str, tensor: Tensor) -> str:
-    if tensor.dtype not in _DTYPE_NAMES:
+    if tensor.dtype not in DTYPE_NAMES:
         raise CheckpointError(path, f"tensor {name} has dtype {tensor.dtype}, which is not written")
-    return _DTYPE_NAMES[tensor.dtype]
+    return DTYPE_NAMES[tensor.dtype]

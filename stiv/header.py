@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -127,16 +127,21 @@ def _read_header(path: str | os.PathLike[str]) -> Header:
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(path, "is not a regular file; expected one .safetensors file")
     size = status.st_size
+    with open(path, "rb") as file:
+        return parse_header(path, file, size)
+
+
+def parse_header(path: str | os.PathLike[str], file: BinaryIO, size: int) -> Header:
+    """`read_header` of an open file that has `size` bytes; `path` is only for its errors."""
     if size < 10:  # the length and an empty header
         raise CheckpointError(path, f"has only {size} bytes; {_DOWNLOAD_AGAIN}")
 
-    with open(path, "rb") as file:
-        start = file.read(32)
-        length = int.from_bytes(start[:8], "little")
-        if length > size - 8 or length > MAX_HEADER_BYTES or start[8:9] != b"{":
-            raise CheckpointError(path, _why_not_safetensors(start, length, size))
-        file.seek(8)
-        raw = file.read(length)
+    start = file.read(32)
+    length = int.from_bytes(start[:8], "little")
+    if length > size - 8 or length > MAX_HEADER_BYTES or start[8:9] != b"{":
+        raise CheckpointError(path, _why_not_safetensors(start, length, size))
+    file.seek(8)
+    raw = file.read(length)
     if len(raw) != length:
         raise CheckpointError(path, f"ended while its header was read; {_DOWNLOAD_AGAIN}")
     try:

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-import stiv.checkpoint
+import stiv.tensor_file
 from stiv import MODELS, STIVConfig, STIVTransformer
 from stiv.card import LATENT_SPACES, TEXT_ENCODERS, Card
 from stiv.checkpoint import (
@@ -160,7 +160,7 @@ def test_tensor_hash_definition() -> None:
 def test_hash_streams_large_tensors_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = {"w": torch.arange(1000.0)}
     whole = tensor_hash(tensors)
-    monkeypatch.setattr(stiv.checkpoint, "_CHUNK_BYTES", 7)
+    monkeypatch.setattr(stiv.tensor_file, "_CHUNK_BYTES", 7)
     assert tensor_hash(tensors) == whole
 
 
@@ -190,13 +190,13 @@ def test_a_failed_write_keeps_the_old_file(
         raise Killed
 
     if moment == "data":
-        chunks, seen = stiv.checkpoint._chunks, []
+        chunks, seen = stiv.tensor_file.tensor_bytes, []
 
         def die_half_way(tensor: torch.Tensor):
             seen.append(1)
             return die() if len(seen) > len(model) * 1.5 else chunks(tensor)  # hash, then half
 
-        monkeypatch.setattr(stiv.checkpoint, "_chunks", die_half_way)
+        monkeypatch.setattr(stiv.tensor_file, "tensor_bytes", die_half_way)
     else:
         monkeypatch.setattr(os, moment, die)
     with pytest.raises(Killed):
