@@ -100,14 +100,14 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         raise CheckpointError(path, f"cannot be read: {error.strerror or error}") from error
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, max_items: int = MAX_JSON_ITEMS) -> Any:
     """JSON from a stranger: bounded in items and depth, without duplicate keys, NaN or surrogates.
 
     Raises:
         ValueError: saying which.
     """
-    if text.count(",") > MAX_JSON_ITEMS:
-        raise ValueError(f"more than {MAX_JSON_ITEMS:,} values")
+    if text.count(",") > max_items:
+        raise ValueError(f"more than {max_items:,} values")
     try:
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except RecursionError:
