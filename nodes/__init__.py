@@ -9,6 +9,7 @@ from .guidance import STIVGuidance, STIVGuider
 from .info import STIVModelInfo
 from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
 from .text import STIVTextEncode
+from .views import STIVMultiView
 
 
 class STIVExtension(ComfyExtension):
@@ -23,6 +24,7 @@ class STIVExtension(ComfyExtension):
             STIVEmptyLatent,
             STIVPlaceFrames,
             STIVFrameReplacement,
+            STIVMultiView,
             STIVGuidance,
             STIVGuider,
             STIVModelInfo,

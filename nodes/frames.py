@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..stiv.frames import GivenFrames, frame_mask, replace_frames
+from ..stiv.frames import GivenFrame, GivenFrames, frame_mask, replace_frames
 from .host.replacement import FRAMES, CleanFrames
 from .host.report import tell
 from .host.vae import check_vae, encode_pictures
@@ -213,19 +213,30 @@ class STIVFrameReplacement(io.ComfyNode):
         if not given:
             return io.NodeOutput(positive, negative, latent)
 
-        clean, report = _encode(given, vae, samples.shape[2:])
-        mask = frame_mask([frame.position for frame in given], samples.shape[2])
-        samples = _with_channels(samples, clean.shape[1]).to(clean)
+        frames, samples, report = give_frames(given, vae, samples, node)
         out = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
-        out["samples"] = replace_frames(samples, clean, mask[None].to(clean.device))
-        positive = node_helpers.conditioning_set_values(
-            positive, {FRAMES: CleanFrames(clean, mask)}
-        )
+        out["samples"] = samples
+        positive = node_helpers.conditioning_set_values(positive, {FRAMES: frames})
         tell(cls, report)
         return io.NodeOutput(positive, negative, out)
 
 
-def _encode(given: list, vae: Any, shape: torch.Size) -> tuple[Tensor, str]:
+def give_frames(
+    given: list[GivenFrame], vae: Any, samples: Tensor, node: str, task: str | None = None
+) -> tuple[CleanFrames, Tensor, str]:
+    """The frames as the model gets them, `samples` (B, C, T, h, w) with them in place, a report.
+
+    given: at least one. node: named in errors. task: see `CleanFrames`. Raises ValueError for
+    frames or a VAE that do not fit the samples.
+    """
+    clean, report = _encode(given, vae, samples.shape[2:], node)
+    mask = frame_mask([frame.position for frame in given], samples.shape[2])
+    samples = _with_channels(samples, clean.shape[1], node).to(clean)
+    samples = replace_frames(samples, clean, mask[None].to(clean.device))
+    return CleanFrames(clean, mask, task, node=node), samples, report
+
+
+def _encode(given: list[GivenFrame], vae: Any, shape: torch.Size, node: str) -> tuple[Tensor, str]:
     """Latents (1, C, T, h, w) with the given frames in place and zeros elsewhere, and a report."""
     total, h, w = shape
     width, height = w * _DOWNSCALE, h * _DOWNSCALE
@@ -233,7 +244,7 @@ def _encode(given: list, vae: Any, shape: torch.Size) -> tuple[Tensor, str]:
     pictures, sizes = {}, set()
     for frame in given:
         if frame.kind == "latent":
-            latents[frame.position] = _fitting_latent(frame, (h, w))
+            latents[frame.position] = _fitting_latent(frame, (h, w), node)
         else:
             picture = frame.frame[..., :3]
             if picture.shape[:2] != (height, width):
@@ -247,7 +258,7 @@ def _encode(given: list, vae: Any, shape: torch.Size) -> tuple[Tensor, str]:
     for position, found in channels.items():
         if found != wanted:
             raise ValueError(
-                f"STIV Frame Replacement: the latent frame at {position} has {found} channels, "
+                f"{node}: the latent frame at {position} has {found} channels, "
                 f"the VAE makes {wanted}: encode it with this VAE"
             )
     like = next(iter(latents.values()))
@@ -256,8 +267,8 @@ def _encode(given: list, vae: Any, shape: torch.Size) -> tuple[Tensor, str]:
         clean[0, :, position] = z.to(like)
     if not torch.isfinite(clean).all():
         raise ValueError(
-            "STIV Frame Replacement: the VAE made NaN or infinity of the given frames: use a VAE "
-            "that works in your precision (start ComfyUI with --fp32-vae to be sure)"
+            f"{node}: the VAE made NaN or infinity of the given frames: use a VAE that works "
+            "in your precision (start ComfyUI with --fp32-vae to be sure)"
         )
     return clean, _report(sorted(latents), total, sizes, f"{width} × {height}")
 
@@ -277,11 +288,11 @@ def _resize(picture_HWC: Tensor, width: int, height: int) -> Tensor:
     return comfy.utils.common_upscale(batch, width, height, "lanczos", "center")[0].movedim(0, -1)
 
 
-def _fitting_latent(frame: Any, size: tuple[int, int]) -> Tensor:
+def _fitting_latent(frame: GivenFrame, size: tuple[int, int], node: str) -> Tensor:
     found = tuple(frame.frame.shape[1:])
     if found != size:
         raise ValueError(
-            f"STIV Frame Replacement: the latent frame at {frame.position} is "
+            f"{node}: the latent frame at {frame.position} is "
             f"{found[1] * _DOWNSCALE} × {found[0] * _DOWNSCALE} pixels, the video "
             f"{size[1] * _DOWNSCALE} × {size[0] * _DOWNSCALE}: make both the same size"
         )
@@ -312,13 +323,13 @@ def _as_video(samples: Tensor) -> Tensor:
     return samples
 
 
-def _with_channels(samples: Tensor, channels: int) -> Tensor:
+def _with_channels(samples: Tensor, channels: int, node: str) -> Tensor:
     """Empty latents get the channels of the VAE; others must have them."""
     if samples.shape[1] == channels:
         return samples
     if samples.any():
         raise ValueError(
-            f"STIV Frame Replacement: the latent has {samples.shape[1]} channels, the VAE makes "
+            f"{node}: the latent has {samples.shape[1]} channels, the VAE makes "
             f"{channels}: use the VAE that the latent was encoded with"
         )
     return samples.new_zeros(samples.shape[0], channels, *samples.shape[2:])

@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..stiv.card import Card
+from ..stiv.frames import TASKS
 from .host.model import require_stiv
 from .host.report import tell
 
@@ -32,6 +34,14 @@ class STIVModelInfo(io.ComfyNode):
     def execute(cls, model: Any) -> io.NodeOutput:
         stiv = require_stiv(model, "STIV Model Info")
         weights = str(stiv.get_dtype()).removeprefix("torch.")
-        text = f"{stiv.card.summary()}\nloaded as: {weights}"
+        text = f"{stiv.card.summary()}\n{_untrained(stiv.card)}loaded as: {weights}"
         tell(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def _untrained(card: Card) -> str:
+    """A line of the tasks that the card leaves out; none where it says nothing of tasks."""
+    missing = TASKS.keys() - {row["task"] for row in card.tasks}
+    if not card.tasks or not missing:
+        return ""
+    return f"not trained for: {', '.join(name for name in TASKS if name in missing)}\n"

@@ -104,6 +104,30 @@ class Card:
         """Number of the model's parameters."""
         return sum(math.prod(shape) for shape in expected_shapes(self.config).values())
 
+    def doubt(self, task: str | None, frames: int) -> str | None:
+        """Why the model may fail at a task with so many frames, for people.
+
+        None where it was trained for it, and for no task.
+        """
+        if task is None:
+            return None
+        name, listed = task.replace("_", "-"), [row["task"] for row in self.tasks]
+        rows = [row for row in self.tasks if row["task"] == task]
+        if not rows:
+            known = f"it lists {', '.join(listed)}" if listed else "it lists no tasks"
+            return (
+                f"this model's card does not say that it was trained for {name} ({known}), so "
+                f"expect no good result: load a model trained for {name}"
+            )
+        spans = [tuple(row.get("frames", (1, frames))) for row in rows]
+        if any(low <= frames <= high for low, high in spans):
+            return None
+        trained = " or ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)
+        return (
+            f"this model was trained for {name} with {trained} frames, not {frames}: the other "
+            "frames will be guesses"
+        )
+
     def to_metadata(self) -> dict[str, str]:
         """The card as the file's metadata, in a fixed order."""
         values = {"config": self.config.to_dict()}

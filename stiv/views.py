@@ -103,7 +103,7 @@ def turntable(views: int, elevation: float = 20.0) -> Rig:
     if not 1 <= views <= MOST_CAMERAS:
         raise ValueError(f"a turntable of {views} views: use 1 to {MOST_CAMERAS}")
     azimuths = (360 * (k + 1) / views % 360 for k in range(views))
-    return Rig(f"turntable of {views}", tuple(Camera(elevation, a) for a in azimuths))
+    return Rig("turntable", tuple(Camera(elevation, a) for a in azimuths))
 
 
 def parse_cameras(text: str) -> tuple[Camera, ...]:

@@ -44,6 +44,8 @@ class Sampler:
     guidance_scale: float = 7.5
     shift: float = 1.0
     device: torch.device | str = "cpu"
+    null_is_blank: bool = False
+    """The unconditional pass sees given frames as zeros, not noised: multi-view (paper)."""
 
     @classmethod
     def from_checkpoint(
@@ -94,15 +96,19 @@ class Sampler:
         """Model latents (B, C, T, H, W) for B prompts.
 
         clean (B, C, T, H, W) and frame_mask (B, T): frames that are given; they come back exactly.
-        The unconditional pass sees them noised like every other frame.
+        The unconditional pass sees them noised like every other frame, or blank.
         """
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn((len(prompts), *self.shape), generator=generator).to(self.device)
         texts = [""] * len(prompts) + list(prompts)
 
         def guided(x: Tensor, t: Tensor) -> Tensor:
-            given = x if clean is None else replace_frames(x, clean, frame_mask)
-            both = self.velocity(torch.cat([x, given]), torch.cat([t, t]), texts)
+            given = null = x
+            if clean is not None:
+                given = replace_frames(x, clean, frame_mask)
+                if self.null_is_blank:
+                    null = replace_frames(x, torch.zeros_like(x), frame_mask)
+            both = self.velocity(torch.cat([null, given]), torch.cat([t, t]), texts)
             return joint_guidance(*both.chunk(2), self.guidance_scale)
 
         return euler_sample(

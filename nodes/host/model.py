@@ -108,7 +108,9 @@ class STIVModel(BaseModel):
             given = noise.new_zeros(1, 1, *noise.shape[2:])
         else:
             frames.check(noise.shape, self.latent_format.latent_channels)
-            clean = self.process_latent_in(frames.latents.to(noise))
+            clean = frames.latents.to(noise)
+            if not frames.is_blank:  # zeros of the model's own scale stay zeros
+                clean = self.process_latent_in(clean)
             given = frames.spread().to(noise)
         out["image_latent"] = CONDNoiseShape(clean.to(device))
         out["image_mask"] = CONDNoiseShape(given.to(device))

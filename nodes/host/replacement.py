@@ -3,13 +3,14 @@
 The positive conditioning carries the given frames, raw as the VAE made them. Every forward pass of
 the positive sees them clean; the unconditional pass sees them noised like all other frames, since
 the guided prediction is held at the clean frames throughout (`hold_given_frames`). Rounding is
-undone at the end (`finish`).
+undone at the end (`finish`). A multi-view input is different: the unconditional pass sees it blank
+(`CleanFrames.blank`), as in training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...stiv.frames import replace_frames
+from .report import warn
 
 FRAMES = "stiv_frames"
 """Key of the given frames (`CleanFrames`) in a conditioning."""
@@ -30,6 +32,16 @@ class CleanFrames:
     """(1, C, T, h, w) as the VAE gives them, zeros where no frame is given."""
     mask: Tensor
     """(T,) bool, true where a frame is given."""
+    task: str | None = None
+    """What they are given for, as in a model card; None: nothing in particular."""
+    is_blank: bool = False
+    """The model sees zeros (in its own scale) in their place: the null image of multi-view."""
+    node: str = "STIV Frame Replacement"
+    """What gave them, for messages."""
+
+    def blank(self) -> CleanFrames:
+        """The same frames, blank: for the negative."""
+        return replace(self, latents=torch.zeros_like(self.latents), is_blank=True)
 
     def spread(self) -> Tensor:
         """The mask as (1, 1, T, h, w)."""
@@ -41,18 +53,18 @@ class CleanFrames:
         B, C, T, h, w = self.latents.shape
         if channels != C:
             raise ValueError(
-                f"STIV Frame Replacement: its VAE makes {C} latent channels, the model takes "
+                f"{self.node}: its VAE makes {C} latent channels, the model takes "
                 f"{channels}: connect the VAE that belongs to the model"
             )
         if (T, h, w) != tuple(noise_shape[2:]):
             wanted = "{} frames of {} × {}".format(*noise_shape[2:])
             raise ValueError(
-                f"STIV Frame Replacement: made for {T} frames of {h} × {w} latents, the sampler "
+                f"{self.node}: made for {T} frames of {h} × {w} latents, the sampler "
                 f"has {wanted}: give both the same latent"
             )
         if B not in (1, noise_shape[0]):
             raise ValueError(
-                f"STIV Frame Replacement: given frames for a batch of {B}, the sampler has a "
+                f"{self.node}: given frames for a batch of {B}, the sampler has a "
                 f"batch of {noise_shape[0]}: use the same batch size"
             )
 
@@ -60,7 +72,11 @@ class CleanFrames:
 def entries(conds: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """The prepared conditionings with given frames, of a sampling run."""
     for kind in conds.values():
-        yield from (entry for entry in kind if FRAMES in entry)
+        yield from filter(_gives_frames, kind)
+
+
+def _gives_frames(entry: dict[str, Any]) -> bool:
+    return FRAMES in entry and not entry[FRAMES].is_blank
 
 
 def given_in(conds: list[dict[str, Any]]) -> tuple[Tensor, Tensor] | None:
@@ -69,9 +85,7 @@ def given_in(conds: list[dict[str, Any]]) -> tuple[Tensor, Tensor] | None:
     Both have the shape of the latents, (1 or B, C or 1, T, h, w), in the model's scale.
     """
     found = None
-    for entry in conds:
-        if FRAMES not in entry:
-            continue
+    for entry in filter(_gives_frames, conds):
         clean, mask = (entry["model_conds"][key].cond for key in ("image_latent", "image_mask"))
         if found is None:
             found = clean, mask
@@ -100,10 +114,16 @@ def finish(
 ) -> Tensor:
     """Around a whole sampling run: check the latents, and write the given frames into the result.
 
+    Warns where the model was not trained for what the frames are given for.
     Raises ValueError, before the first step, for latents that the model cannot take.
     """
     guider = executor.class_obj
-    _check_latents(latent_image, guider.model_patcher.model.latent_format)
+    model = guider.model_patcher.model
+    _check_latents(latent_image, model.latent_format)
+    for node, task in {(e[FRAMES].node, e[FRAMES].task) for e in entries(guider.conds)}:
+        doubt = model.card.doubt(task, latent_image.shape[2])
+        if doubt:
+            warn(f"{node}: {doubt}")
     ends_clean = float(sigmas[-1]) == 0.0  # read now: some samplers write into it
     samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     if ends_clean:

@@ -21,6 +21,7 @@ NODES = (
     "STIVEmptyLatent",
     "STIVPlaceFrames",
     "STIVFrameReplacement",
+    "STIVMultiView",
     "STIVGuidance",
     "STIVGuider",
     "STIVModelInfo",

@@ -35,8 +35,17 @@ CUSTOM_SPACE = {
 }
 
 
-def write(path: Path, space: str = "custom", shift: float = 1.0, **config: Any) -> Path:
-    """An all-in-one checkpoint: network, text encoder and VAE. `config` changes the network."""
+def write(
+    path: Path,
+    space: str = "custom",
+    shift: float = 1.0,
+    task: tuple[str, int] = ("ti2v", FRAMES),
+    **config: Any,
+) -> Path:
+    """An all-in-one checkpoint: network, text encoder and VAE. `config` changes the network.
+
+    task: what its card says that it was trained for, and with how many frames.
+    """
     latents = CUSTOM_SPACE if space == "custom" else LATENT_SPACES[space]
     stiv_config = STIVConfig(
         **{
@@ -69,7 +78,7 @@ def write(path: Path, space: str = "custom", shift: float = 1.0, **config: Any) 
             "config": text_config.to_dict(),
             "vocab": vocab,
         },
-        tasks=[{"task": "ti2v", "height": [64, 64], "width": [64, 64], "frames": [4, 4]}],
+        tasks=[{"task": task[0], "height": [64, 64], "width": [64, 64], "frames": [task[1]] * 2}],
         sampling={"shift": shift},
         modelspec={"title": "Tiny"},
     )

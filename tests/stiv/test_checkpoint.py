@@ -289,6 +289,17 @@ def test_summary_is_for_people(tmp_path: Path, model: dict) -> None:
     assert "STIV xl: video model of" in xl.summary() and "not stated" in xl.summary()
 
 
+def test_doubts_are_told_where_training_was_for_something_else() -> None:
+    assert CARD.doubt(None, 7) is CARD.doubt("t2v", 16) is None
+    assert "was trained for multi-view (it lists t2v), so expect" in CARD.doubt("multi_view", 7)
+    assert "(it lists no tasks)" in replace(CARD, tasks=[]).doubt("multi_view", 7)
+    assert "for t2v with 16 frames, not 7: the other" in CARD.doubt("t2v", 7)
+    rows = [{"task": "t2v", "frames": [1, 4]}, {"task": "t2v", "frames": [7, 7]}]
+    spans = replace(CARD, tasks=rows)
+    assert spans.doubt("t2v", 3) is spans.doubt("t2v", 7) is None
+    assert "with 1 to 4 or 7 frames, not 5" in spans.doubt("t2v", 5)
+
+
 @pytest.mark.parametrize(("change", "message"), [
     ({"latents": {**LATENT_SPACES["sd"], "channels": 16}}, "latents.channels is 16: expected"),
     ({"latents": {**LATENT_SPACES["sd"], "scale": [1.0]}}, "latents.scale is .*4 of them"),
