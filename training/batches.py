@@ -71,7 +71,8 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
     """Draw tasks, dropouts, noise and times (paper sections 3.1 and 3.2) for a loaded batch."""
     _, T, H, W = raw.latents.shape[1:]
     tokens = -(-H // model.patch) * -(-W // model.patch)
-    draws = draws_of(config, raw.step, tokens * -(-T // model.temporal_patch))
+    all_tokens = tokens * -(-T // model.temporal_patch)
+    draws = draws_of(config, raw.step, all_tokens, raw.stream)
     drawn = [
         draw(
             draws,
@@ -102,14 +103,14 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
     )
 
 
-def draws_of(config: TrainConfig, step: int, tokens: int) -> Draws:
-    """The chances at a step, for samples of so many tokens."""
+def draws_of(config: TrainConfig, step: int, tokens: int, stream: int = 0) -> Draws:
+    """The chances at a step, for samples of so many tokens of a stream."""
     shift = config.shift
     if config.shift_tokens:
         shift *= (tokens / config.shift_tokens) ** 0.5
     is_masked = step < config.steps - config.masking.unmasked_steps
     return Draws(
-        tasks=config.data.tasks,
+        tasks=config.data.tasks_of(stream),
         text_dropout=config.text.dropout,
         image_dropout=config.data.image_dropout,
         timesteps=config.timesteps,

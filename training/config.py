@@ -16,6 +16,9 @@ from .section import Section, UserPath
 from .swap import check_count
 from .tasks import TASK_NAMES
 
+SOLIDS = "solids"
+"""The set of view sets, and its folder below the latents of the shapes domain."""
+
 
 class ModelSection(Section):
     """The network to train."""
@@ -68,7 +71,20 @@ class StreamSection(Section):
     weight: float = Field(1.0, gt=0, description="share of the steps, relative to other streams")
     still: bool = Field(False, description="one random frame of each clip, as an image (T2I)")
     repeats: int = Field(1, ge=1, description="times that an epoch goes through the samples")
-    set: str = Field("", description="name of the set it takes clips from, where sets have names")
+    set: str = Field(
+        "",
+        description="name of the set it takes clips from, where sets have names; shapes: solids, "
+        "for the view sets of training/solids",
+    )
+    tasks: dict[str, float] | None = Field(
+        None, description="its own conditioning tasks and their shares, instead of data.tasks"
+    )
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> StreamSection:
+        if self.tasks is not None:
+            _check_shares(self.tasks)
+        return self
 
 
 class DataSection(Section):
@@ -89,25 +105,43 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _check_tasks(self) -> DataSection:
-        unknown = sorted(set(self.tasks) - set(TASK_NAMES))
-        if unknown:
-            raise ValueError(
-                f"unknown task {unknown[0]!r}: expected some of {', '.join(TASK_NAMES)}"
-            )
-        total = sum(self.tasks.values())
-        if not self.tasks or min(self.tasks.values()) < 0 or abs(total - 1) > 1e-6:
-            raise ValueError(f"task shares sum to {total}: expected 1")
+        _check_shares(self.tasks)
         names = [spec.name for spec in self.sets]
         if len(set(names)) < len(names):
             raise ValueError(f"sets are named {names}: give each a name of its own")
+        if self.kind == "shapes":
+            names = ["", SOLIDS]
         for stream in self.streams if names else []:
             if stream.set not in names:
                 raise ValueError(f"a stream takes set {stream.set!r}: expected one of {names}")
+            if self.kind == "shapes" and stream.set == SOLIDS:
+                _check_solids(stream)
         return self
+
+    def tasks_of(self, stream: int) -> dict[str, float]:
+        """Tasks and shares of the stream of this number."""
+        return self.streams[stream].tasks or self.tasks
 
     def folder(self, name: str) -> Path:
         """Where the latents of a set are: below `latents`, by its name if it has one."""
         return self.latents / name
+
+
+def _check_shares(tasks: dict[str, float]) -> None:
+    unknown = sorted(set(tasks) - set(TASK_NAMES))
+    if unknown:
+        raise ValueError(f"unknown task {unknown[0]!r}: expected some of {', '.join(TASK_NAMES)}")
+    total = sum(tasks.values())
+    if not tasks or min(tasks.values()) < 0 or abs(total - 1) > 1e-6:
+        raise ValueError(f"task shares sum to {total}: expected 1")
+
+
+def _check_solids(stream: StreamSection) -> None:
+    if stream.still or stream.tasks != {"multi_view": 1.0}:
+        raise ValueError(
+            "a stream takes set 'solids', views without words or motion: set its tasks: "
+            "{multi_view: 1.0} and still: false"
+        )
 
 
 class OptimizerSection(Section):

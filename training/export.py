@@ -154,19 +154,22 @@ def _text(config: TrainConfig, networks: Networks) -> dict[str, Any]:
 def _tasks(config: TrainConfig, streams: Streams) -> list[dict[str, Any]]:
     """What the run's buckets and shares taught, with the ranges of sizes in pixels."""
     down = streams.latents["downscale"]
-    shapes, stills = [], []
-    for stream, buckets in zip(
-        streams.specs, Plan(streams.specs, config.seed, config.steps).buckets, strict=True
-    ):
+    stills: list[tuple[int, int, int]] = []
+    shapes: dict[str, list[tuple[int, int, int]]] = {}
+    plan = Plan(streams.specs, config.seed, config.steps)
+    for index, (stream, buckets) in enumerate(zip(streams.specs, plan.buckets, strict=True)):
+        names = [name for name, share in config.data.tasks_of(index).items() if share]
         for bucket in buckets:
             frames, height, width = map(int, bucket.name.split("x"))
-            is_image = stream.still or frames == 1
-            shape = (1 if is_image else frames, height * down, width * down)
-            (stills if is_image else shapes).append(shape)
+            size = (height * down, width * down)
+            if stream.still or frames == 1:
+                stills.append((1, *size))
+                continue
+            for name in names:
+                shapes.setdefault(name, []).append((frames, *size))
     stride = streams.facts["dataset_provenance"].get("spec", {}).get("stride") or 1
     tasks = [_task("t2i", stills, 1)] if stills else []
-    names = [name for name, share in config.data.tasks.items() if share]
-    return tasks + ([_task(name, shapes, stride) for name in names] if shapes else [])
+    return tasks + [_task(name, sizes, stride) for name, sizes in shapes.items()]
 
 
 def _task(name: str, shapes: list[tuple[int, int, int]], stride: int) -> dict[str, Any]:

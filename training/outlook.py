@@ -270,11 +270,17 @@ def _stages(config: TrainConfig) -> Iterator[str]:
         masked = config.steps - masking.unmasked_steps
         yield f"{masked:,} steps with {masking.ratio:.0%} of the spatial tokens left out"
         yield f"{masking.unmasked_steps:,} steps with all of them"
-    tasks = ", ".join(f"{name} {share:.0%}" for name, share in config.data.tasks.items() if share)
     yield (
-        f"tasks: {tasks}; given frames dropped {config.data.image_dropout:.0%}, "
-        f"text {config.text.dropout:.0%}"
+        f"tasks: {_shares(config.data.tasks)}; given frames dropped "
+        f"{config.data.image_dropout:.0%}, text {config.text.dropout:.0%}"
     )
+    for index, stream in enumerate(config.data.streams):
+        if stream.tasks is not None:
+            yield f"tasks of stream {index} ({stream.set or 'data'}): {_shares(stream.tasks)}"
+
+
+def _shares(tasks: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in tasks.items() if share)
 
 
 def _model(config: TrainConfig) -> Iterator[str]:

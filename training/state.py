@@ -168,10 +168,11 @@ class _Unpickler(pickle.Unpickler):
 
 def fingerprint(config: TrainConfig, digests: dict[str, str]) -> dict[str, Any]:
     """What a step computes from: the part of the config that matters, and the data's digests."""
-    values = config.model_dump(mode="json", exclude=set(_FREE))
+    # Without what is not set, so that a new key does not change what older states say.
+    values = config.model_dump(mode="json", exclude=set(_FREE), exclude_none=True)
     for section, keys in _FREE_INNER.items():
         for key in keys:
-            values[section].pop(key)
+            values[section].pop(key, None)
     return {"config": values, "data": digests}
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import TrainConfig
+from .config import SOLIDS, TrainConfig
 from .data.loader import CacheDataset
 from .data.plan import Dataset, Sample, StreamSpec
 from .shapes.dataset import ShapesDataset
+from .solids.dataset import SolidsDataset
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def open_streams(config: TrainConfig) -> Streams:
         latents=first.latents,
         digests={str(i): dataset.digest() for i, dataset in enumerate(datasets.values())},
         facts={
-            "dataset": data.kind if data.kind == "shapes" else first.name,
+            "dataset": _names(datasets.values()) if data.kind == "shapes" else first.name,
             "dataset_digest": first.digest(),
             "dataset_provenance": first.provenance,
             "clips": sum(sum(dataset.buckets.values()) for dataset in datasets.values()),
@@ -98,6 +99,8 @@ def open_streams(config: TrainConfig) -> Streams:
 
 def _open(config: TrainConfig, folder: Path, still: bool) -> Dataset:
     if config.data.kind == "shapes":
+        if folder == config.data.folder(SOLIDS):
+            return SolidsDataset(folder)
         return ShapesDataset(folder, reverse=config.data.reverse, still=still)
     return CacheDataset(folder)
 
@@ -115,6 +118,10 @@ def _hold_out(dataset: Dataset, wanted: int) -> tuple[Dataset, tuple[Sample, ...
         log.warning("watch.heldout_clips: %d wanted, %d of %d held out", wanted, clips, size)
     chosen = tuple(dataset.load(bucket, size - clips + i) for i in range(clips))
     return Without(dataset, bucket, clips), chosen
+
+
+def _names(datasets: Iterable[Dataset]) -> str:
+    return ", ".join(dict.fromkeys(_inner(dataset).name for dataset in datasets))
 
 
 def _inner(dataset: Dataset) -> Any:

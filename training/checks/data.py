@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 from pathlib import Path
 
-from ..config import TrainConfig
+from ..config import SOLIDS, TrainConfig
 from ..names import one_line
 from ..outlook import find_streams
 from . import Finding, Findings, absent, has_shards
@@ -69,8 +69,10 @@ def latents(config: TrainConfig) -> Findings:
     from ..data.index import Index
 
     if config.data.kind == "shapes":
-        streams = find_streams(config)
-        if streams is None:
+        streams, views = find_streams(config), config.data.folder(SOLIDS)
+        if views in _folders(config) and not has_shards(views, "train"):
+            yield absent("view sets", views, "make them: python -m training.solids.dataset --help")
+        elif streams is None:
             yield Finding(
                 "error", "latent cache", f"{config.data.latents} holds no latents of the shapes",
                 "make them: python -m training.shapes.cache --help",

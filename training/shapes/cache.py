@@ -17,7 +17,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,21 +67,45 @@ def encode_clips(
     it ended and a larger `count` adds to a cache. With `low_precision` the VAE runs in bfloat16
     autocast.
     """
-    provenance = json.dumps(asdict(Provenance(vae=vae.hash, frames=frames, size=size)))
+
+    def render(seeds: Sequence[int]) -> np.ndarray:
+        return render_clips([scene_from_seed(seed, split) for seed in seeds], frames, size)
+
+    provenance = asdict(Provenance(vae=vae.hash, frames=frames, size=size))
+    return encode_shards(
+        vae, out, split, count, render, provenance, shard=shard, low_precision=low_precision
+    )
+
+
+def encode_shards(
+    vae: FrameVAE,
+    out: Path,
+    split: str,
+    count: int,
+    render: Callable[[Sequence[int]], np.ndarray],
+    provenance: dict,
+    *,
+    shard: int = 500,
+    low_precision: bool = True,
+) -> list[Path]:
+    """Encodes what `render` makes of seeds, uint8 (n, T, H, W, 3), as `encode_clips` says.
+
+    provenance: what decides the latents besides seed and split; plain JSON values.
+    """
+    made_with = json.dumps(provenance)
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for first in range(0, count, shard):
         seeds = range(first, min(first + shard, count))
         path = out / f"{split}-{first:06d}.safetensors"
         paths.append(path)
-        metadata = {"split": split, "clips": str(len(seeds)), "provenance": provenance}
+        metadata = {"split": split, "clips": str(len(seeds)), "provenance": made_with}
         if path.exists() and _metadata(path) == metadata:
             continue
         began = time.monotonic()
         chunks = (seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK))
-        scenes = ([scene_from_seed(seed, split) for seed in chunk] for chunk in chunks)
         with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
-            latents = torch.cat([vae.encode(render_clips(some, frames, size)) for some in scenes])
+            latents = torch.cat([vae.encode(render(chunk)) for chunk in chunks])
         tensors = {"latents": latents.half().contiguous(), "seeds": torch.tensor(seeds)}
         with atomic(path) as part:
             save_file(tensors, part, metadata)
@@ -106,6 +130,32 @@ def write_stats(out: Path, shards: Sequence[Path]) -> dict:
     return stats
 
 
+def read_stats(directory: Path) -> dict:
+    """What `write_stats` wrote. Raises ValueError where it has not."""
+    path = directory / _STATS
+    if not path.exists():
+        raise ValueError(
+            f"{directory} holds no finished 'train' clips of shapes: encode them first"
+        )
+    return json.loads(path.read_text())
+
+
+def read_shards(directory: Path, split: str, provenance: dict) -> tuple[Tensor, list[int]]:
+    """All of a split: latents (N, C, T, H, W) float16, and their seeds.
+
+    Raises ValueError where there are none, or one was made with anything else.
+    """
+    shards = sorted(directory.glob(f"{split}-*.safetensors"))
+    if not shards:
+        raise ValueError(f"{directory} holds no finished {split!r} clips: encode them first")
+    for path in shards:
+        if json.loads(_metadata(path)["provenance"]) != provenance:
+            raise ValueError(f"{path} and {_STATS} were not made alike: encode again")
+    parts = [load_file(path) for path in shards]
+    seeds = torch.cat([part["seeds"] for part in parts]).tolist()
+    return torch.cat([part["latents"] for part in parts]), seeds
+
+
 class LatentCache:
     """The clips of a split, normalised for the model, with their captions and scenes.
 
@@ -118,21 +168,14 @@ class LatentCache:
 
     def __init__(self, directory: Path | str, split: str = "train", *, reverse: bool = False):
         directory = Path(directory)
-        shards = sorted(directory.glob(f"{split}-*.safetensors"))
-        if not shards or not (directory / _STATS).exists():
-            raise ValueError(f"{directory} holds no finished {split!r} clips: encode them first")
-        stats = json.loads((directory / _STATS).read_text())
-        for path in shards:
-            if json.loads(_metadata(path)["provenance"]) != stats["provenance"]:
-                raise ValueError(f"{path} and {_STATS} were not made alike: encode again")
-        parts = [load_file(path) for path in shards]
+        stats = read_stats(directory)
         self.split = split
         self.provenance = Provenance(**stats["provenance"])
         self.shift: list[float] = stats["mean"]
         self.scale: list[float] = [1 / s for s in stats["std"]]
         #: (N, C, T, H, W) float16, as the VAE gave them; without the reversals
-        self.raw: Tensor = torch.cat([p["latents"] for p in parts])
-        self._seeds = torch.cat([p["seeds"] for p in parts]).tolist()
+        self.raw: Tensor
+        self.raw, self._seeds = read_shards(directory, split, stats["provenance"])
         count = len(self._seeds)
         self._clips = [(row, False) for row in range(count)]
         if reverse:
@@ -156,7 +199,7 @@ class LatentCache:
         for k, (_, is_reversed) in enumerate(chosen):
             if is_reversed:
                 z[k] = z[k].flip(1)
-        return (z - _per_channel(self.shift)) * _per_channel(self.scale)
+        return normalised(z, self.shift, self.scale)
 
     def scene(self, index: int) -> Scene:
         """The scene that a clip shows."""
@@ -167,6 +210,11 @@ class LatentCache:
     def caption(self, index: int, rng: np.random.Generator, *, still: bool = False) -> str:
         """A random caption of the clip, or of a single frame of it (`still`: no motion)."""
         return caption(self.scene(index), rng, still=still)
+
+
+def normalised(latents: Tensor, shift: Sequence[float], scale: Sequence[float]) -> Tensor:
+    """VAE latents (n, C, T, H, W) as the model sees them; shift and scale are one per channel."""
+    return (latents - _per_channel(shift)) * _per_channel(scale)
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:

@@ -31,13 +31,7 @@ class ShapesDataset:
         self.provenance: dict[str, Any] = asdict(self.cache.provenance)
         shape = self.cache.raw.shape
         self.buckets: Mapping[str, int] = {"x".join(map(str, shape[2:])): len(self.cache)}
-        self.latents = {
-            "name": "custom",
-            "channels": shape[1],
-            "scale": self.cache.scale,
-            "shift": self.cache.shift,
-            "downscale": 8,
-        }
+        self.latents = latent_space(self.cache.shift, self.cache.scale)
 
     def load(self, bucket: str, index: int) -> Sample:
         """Clip `index`, with captions that depend on nothing but it."""
@@ -51,3 +45,10 @@ class ShapesDataset:
     def digest(self) -> str:
         """SHA-256 of the latents."""
         return self.cache.digest()
+
+
+def latent_space(shift: list[float], scale: list[float]) -> dict[str, Any]:
+    """The space of the nano's latents, as in a checkpoint's card."""
+    return {
+        "name": "custom", "channels": len(scale), "scale": scale, "shift": shift, "downscale": 8,
+    }  # fmt: skip

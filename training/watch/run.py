@@ -119,8 +119,8 @@ class Watch:
     def _look_at_held_out(self, step: int) -> None:
         """The loss at fixed times and noise, per task; every process computes it."""
         trainer = self.trainer
-        samples = trainer.streams.held_out
-        tasks = [task for task, share in trainer.config.data.tasks.items() if share > 0]
+        samples = trainer.streams.held_out  # of the first stream
+        tasks = [task for task, share in trainer.config.data.tasks_of(0).items() if share > 0]
 
         def velocity(x: Tensor, t: Tensor, chosen) -> Tensor:
             captions = [s.captions[0] if s.captions else "" for s in chosen]
