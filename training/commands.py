@@ -141,8 +141,11 @@ def _first_frame(sampler, image: Path, count: int):
 
 
 def score(args: Namespace) -> None:
-    """Score the shapes domain; the last line is JSON."""
+    """Score the shapes domain, and multi-view where it was trained; the last line is JSON."""
+    from stiv.checkpoint import read_card
+
     from .evaluation.score import evaluate, report
+    from .evaluation.views import evaluate_views, multi_view_sampler
     from .networks import DTYPES
     from .sampling import Sampler
 
@@ -152,4 +155,8 @@ def score(args: Namespace) -> None:
         steps=args.steps,
         guidance_scale=args.guidance_scale,
     )
-    report(evaluate(sampler.clips, sampler.codec, count=args.count))
+    results = evaluate(sampler.clips, sampler.codec, count=args.count)
+    if any(row["task"] == "multi_view" for row in read_card(args.checkpoint).tasks):
+        views = multi_view_sampler(sampler)
+        results |= evaluate_views(views.clips, views.codec, count=args.count)
+    report(results)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.training.conftest import changed
 from tests.training.vaes import make_vae
@@ -66,6 +67,15 @@ def test_a_cache_goes_on_where_it_ended(latents: Path, tmp_path: Path) -> None:
     again = encode_views(make_vae(), tmp_path, "held_out", 3, **settings)
     assert again == paths and paths[0].stat().st_mtime_ns == times[0]
     assert {path.parent.name for path in paths} == {"solids"}
+
+
+def test_only_the_vae_runs_in_low_precision(latents: Path, tmp_path: Path) -> None:
+    encode_views(make_vae(), tmp_path, "train", 5, size=32)
+    low, high = (
+        torch.cat([load_file(path)["latents"] for path in folder.glob("solids/train-*")]).float()
+        for folder in (tmp_path, latents)
+    )
+    assert float((low - high).abs().mean() / high.std()) < 0.02
 
 
 def test_views_of_another_vae_or_without_clips_are_refused(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def table(results: dict[str, Scores]) -> str:
     lines = ["| task | figure | value |", "| --- | --- | --- |"]
     for task, scores in results.items():
         for name, value in scores.items():
-            is_share = isinstance(value, float) and not name.startswith("psnr")
+            is_share = isinstance(value, float) and not name.startswith(("psnr", "ssim"))
             shown = f"{100 * value:.1f} %" if is_share else str(value)
             lines.append(f"| {task.replace('_', ' ')} | {name.replace('_', ' ')} | {shown} |")
     return "\n".join(lines)

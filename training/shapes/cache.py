@@ -104,8 +104,11 @@ def encode_shards(
             continue
         began = time.monotonic()
         chunks = (seeds[i : i + _CHUNK] for i in range(0, len(seeds), _CHUNK))
-        with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
-            latents = torch.cat([vae.encode(render(chunk)) for chunk in chunks])
+        parts = []
+        for pictures in map(render, chunks):  # not in low precision: some renderers use torch
+            with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
+                parts.append(vae.encode(pictures))
+        latents = torch.cat(parts)
         tensors = {"latents": latents.half().contiguous(), "seeds": torch.tensor(seeds)}
         with atomic(path) as part:
             save_file(tensors, part, metadata)

@@ -40,7 +40,7 @@ EXTENT: dict[str, tuple[float, float, float]] = {
 INPUT_ELEVATIONS = (-10.0, 45.0)
 """Degrees, lowest and highest of the input view's camera."""
 
-_TWO_SHARE = 0.4
+_TWO_SHARE = 0.25
 _BASES = ("cube", "cylinder", "torus", "sphere")  # what something can stand on
 
 
