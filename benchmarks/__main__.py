@@ -9,13 +9,14 @@ import platform
 
 import torch
 
-from . import analytic, forward, import_time, loader, low_memory, optimizer
+from . import analytic, forward, import_time, loader, long_video, low_memory, optimizer
 
 CASES = {
     "analytic": analytic.run,
     "forward": forward.run,
     "import_time": import_time.run,
     "loader": loader.run,
+    "long_video": long_video.run,
     "low_memory": low_memory.run,
     "optimizer": optimizer.run,
 }

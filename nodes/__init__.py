@@ -6,10 +6,15 @@ from comfy_api.latest import ComfyExtension, io
 
 from .frames import STIVEmptyLatent, STIVFrameReplacement, STIVPlaceFrames
 from .guidance import STIVGuidance, STIVGuider
+from .hand_wired import STIVJoinSegments, STIVKeyFrames, STIVSegment
 from .info import STIVModelInfo
 from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
+from .long_video import STIVFinishFilm, STIVLongVideo, STIVMakeSegment, STIVWriteStretch
+from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
 from .text import STIVTextEncode
 from .views import STIVMultiView
+
+_INSIDE = (STIVMakeSegment, STIVWriteStretch, STIVFinishFilm)  # what STIV Long Video becomes
 
 
 class STIVExtension(ComfyExtension):
@@ -27,7 +32,15 @@ class STIVExtension(ComfyExtension):
             STIVMultiView,
             STIVGuidance,
             STIVGuider,
+            STIVLongVideoPlan,
+            STIVPredictionPlan,
+            STIVInterpolationPlan,
+            STIVLongVideo,
+            STIVKeyFrames,
+            STIVSegment,
+            STIVJoinSegments,
             STIVModelInfo,
+            *_INSIDE,
         ]
 
 

@@ -249,7 +249,7 @@ def _encode(given: list[GivenFrame], vae: Any, shape: torch.Size, node: str) -> 
             picture = frame.frame[..., :3]
             if picture.shape[:2] != (height, width):
                 sizes.add("{1} × {0}".format(*picture.shape[:2]))
-            pictures[frame.position] = _resize(picture, width, height)
+            pictures[frame.position] = fit_picture(picture, width, height)
     if pictures:
         encoded = encode_pictures(vae, torch.stack(list(pictures.values())))
         latents |= dict(zip(pictures, encoded, strict=True))
@@ -281,7 +281,8 @@ def _report(positions: list[int], total: int, sizes: set[str], target: str) -> s
     return text
 
 
-def _resize(picture_HWC: Tensor, width: int, height: int) -> Tensor:
+def fit_picture(picture_HWC: Tensor, width: int, height: int) -> Tensor:
+    """A picture (H, W, 3) cropped at the centre and resized to (height, width, 3)."""
     if picture_HWC.shape[:2] == (height, width):
         return picture_HWC
     batch = picture_HWC[None].movedim(-1, 1)

@@ -168,12 +168,14 @@ class Plan:
                 owners[segment.start + kept * segment.step] = index
         return owners
 
-    def describe(self, steps: int, passes_per_step: int) -> str:
+    def describe(self, steps: int | None = None, passes_per_step: int = 2) -> str:
         """What it will do, in a few lines: length, segments level by level, forward passes.
 
-        `passes_per_step`: forward passes of one sampling step, 2 with ordinary guidance.
+        `steps` of the sampler, if known; `passes_per_step`: forward passes of one sampling step,
+        2 with ordinary guidance.
         """
-        check_integer("steps", steps, 1, 10_000)
+        if steps is not None:
+            check_integer("steps", steps, 1, 10_000)
         check_integer("passes_per_step", passes_per_step, 1, 100)
         return describe_plan(self, steps, passes_per_step)
 

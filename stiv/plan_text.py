@@ -9,22 +9,24 @@ if TYPE_CHECKING:
     from .plan import Plan
 
 
-def describe_plan(plan: Plan, steps: int, passes_per_step: int) -> str:
+def describe_plan(plan: Plan, steps: int | None, passes_per_step: int) -> str:
     """Lines: length and shape, playing time and size, given frames, segments, forward passes."""
     made = len(plan.segments)
-    passes = made * steps * passes_per_step
     lines = [
         f"{_many(plan.frames, 'frame')}: {_SHAPES[plan.mode](plan)}",
         f"{plan.seconds:.2f} s at {plan.fps:g} fps, {plan.width} x {plan.height} pixels",
         f"{_many(len(plan.given), 'frame')} given" if plan.given else "no frame is given",
         *_level_lines(plan),
     ]
-    if made:
+    if made and steps is not None:
+        passes = made * steps * passes_per_step
         lines.append(
             f"{_many(made, 'segment')} x {_many(steps, 'step')} x "
             f"{_many(passes_per_step, 'pass', 'passes')} = "
             f"{_many(passes, 'forward pass', 'forward passes')}"
         )
+    elif made:
+        lines.append(f"{_many(made, 'segment')} to make, each with the sampler's steps")
     else:
         lines.append("nothing is left to make: every frame is given")
     return "\n".join(lines)

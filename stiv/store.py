@@ -20,7 +20,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from .tensor_file import replacing
 GRACE_SECONDS = 3600.0
 """What anyone used within this time is not removed, however full the store is."""
 
+_REMOVALS = "removals"
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -88,6 +89,7 @@ class SegmentStore:
             tensors = entries.read_entry(path, key)
         except (OSError, ValueError) as error:
             entries.remove_damaged(path, seen, error)
+            self.note_removal()
             return None
         entries.touch(path)
         return tensors
@@ -113,6 +115,7 @@ class SegmentStore:
                 entries.check_file(path)
             except (OSError, ValueError) as error:
                 entries.remove_damaged(path, seen, error)
+                self.note_removal()
                 continue
             entries.touch(path)
             return path
@@ -179,6 +182,17 @@ class SegmentStore:
                 if item.name[:64] in of_shard:
                     entries.touch(item.path)
 
+    def generation(self) -> str:
+        """Another text after anything was removed: who remembers keys should look again."""
+        with suppress(OSError, UnicodeDecodeError):
+            return (self.folder / _REMOVALS).read_text(encoding="ascii")[:64]
+        return ""
+
+    def note_removal(self) -> None:
+        """Something is gone, whoever removed it."""
+        with suppress(OSError), replacing(self.folder / _REMOVALS) as file:
+            file.write(secrets.token_hex(8).encode())
+
     # Before work begins
 
     def check_writable(self) -> None:
@@ -243,6 +257,7 @@ class SegmentStore:
         found, now = sorted(self._scan(), key=lambda entry: entry.used), time.time()
         surplus = sum(entry.size for entry in found) - self.limit_bytes
         spare = self.limit_bytes // _SPARE if surplus > 0 else 0
+        removed = False
         for entry in found:
             if surplus + spare <= 0:
                 break
@@ -250,6 +265,9 @@ class SegmentStore:
                 continue
             if entries.remove_unused(entry):
                 surplus -= entry.size
+                removed = True
+        if removed:
+            self.note_removal()
         self._room, self._counted = -surplus, time.monotonic()
 
     def _free(self) -> int:

@@ -47,6 +47,15 @@ class Piece:
     """Place of the first frame on the film's timeline."""
     frames: int
 
+    def to_bytes(self) -> bytes:
+        """A playable file of this piece alone, its frames at their place."""
+        return self.header + self.body
+
+    @classmethod
+    def from_bytes(cls, data: bytes, start: int, frames: int) -> Piece:
+        """The inverse of `to_bytes`. Raises ValueError for what is no MP4."""
+        return cls(*_split(memoryview(data)), start, frames)
+
 
 def frame_rate(fps: float | Fraction) -> Fraction:
     """Frames per second as the exact number that video formats use.

@@ -23,12 +23,12 @@ class Asked(NamedTuple):
 
 
 def asked(prompt: Mapping[str, Any]) -> Asked:
-    """Read an API-format prompt from its save node back to the decoded latent."""
+    """Read an API-format prompt from its save node back to where the frames are made."""
     latent = next(n["inputs"] for n in prompt.values() if n["class_type"] == "STIVEmptyLatent")
     scale, fps = 1.0, None
     node = next(node for node in prompt.values() if node["class_type"] in SAVING)
     socket = SAVING[node["class_type"]]
-    while node["class_type"] != "VAEDecode":
+    while node["class_type"] not in ("VAEDecode", "STIVLongVideo"):
         node = prompt[node["inputs"][socket][0]]
         match node["class_type"]:
             case "CreateVideo":
@@ -36,4 +36,17 @@ def asked(prompt: Mapping[str, Any]) -> Asked:
             case "ImageScaleBy":
                 scale, socket = scale * node["inputs"]["scale_by"], "image"
     width, height = (round(latent[side] * scale) for side in ("width", "height"))
-    return Asked(width, height, latent["frames"], fps)
+    frames = latent["frames"]
+    if node["class_type"] == "STIVLongVideo":
+        frames = _planned(prompt[node["inputs"]["plan"][0]], frames)
+    return Asked(width, height, frames, fps)
+
+
+def _planned(plan: Mapping[str, Any], clip: int) -> int:
+    inputs = plan["inputs"]
+    match plan["class_type"]:
+        case "STIVInterpolationPlan":
+            return int(inputs["factor"]) * clip
+        case "STIVPredictionPlan":
+            return inputs["frames"]
+    raise NotImplementedError(plan["class_type"])

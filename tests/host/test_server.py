@@ -25,6 +25,13 @@ NODES = (
     "STIVGuidance",
     "STIVGuider",
     "STIVModelInfo",
+    "STIVLongVideoPlan",
+    "STIVPredictionPlan",
+    "STIVInterpolationPlan",
+    "STIVLongVideo",
+    "STIVKeyFrames",
+    "STIVSegment",
+    "STIVJoinSegments",
 )
 IMPORT_LINE = re.compile(r"([\d.]+) seconds(.*): .*" + re.escape(PACK_NAME))
 

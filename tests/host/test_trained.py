@@ -29,7 +29,7 @@ def command(module: str, *words: object) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr + done.stdout

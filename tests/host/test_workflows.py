@@ -12,7 +12,10 @@ from PIL import Image
 from scripts.host import PACK_NAME, ComfyServer
 from tests.host.shipped import NAMES, WORKFLOWS, asked
 
-SHIPPED = {"text_to_image", "text_to_video", "image_to_video", "image_to_video_advanced"}
+SHIPPED = {
+    "text_to_image", "text_to_video", "image_to_video", "image_to_video_advanced",
+    "first_last", "interpolate", "video_prediction",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=NAMES)

@@ -1,0 +1,133 @@
+"""Before and after a long video: what would be made, what it costs, and how it came out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from comfy_execution.utils import get_executing_context
+
+from ...stiv.frames import GivenFrames
+from ...stiv.plan import Plan, Segment
+from ...stiv.seams import seam_report, to_text
+from ...stiv.store import SegmentStore, as_text
+from ...stiv.timeline import seams
+from ..text import STIVTextEncode
+from .model import require_stiv
+from .segments import LongVideo, Settings, Task, sample_segment, segment_key, segment_store, task_of
+from .stretches import FilmHandle, statistics
+from .vae import check_vae
+
+_NODE = "STIV Long Video"
+_LISTED = 40  # segments named one by one
+
+
+def check(video: LongVideo, model: Any, clip: Any, vae: Any, store: SegmentStore) -> None:
+    """Raise, before the work starts, for whatever would stop it in the middle.
+
+    ValueError for the wrong model, text encoder or VAE; StoreError where the disk is full or
+    cannot be written.
+    """
+    require_stiv(model, _NODE)
+    check_vae(vae, _NODE)
+    if clip is None:
+        raise ValueError(f"{_NODE}: there is no CLIP: connect the model's text encoder")
+    _ = video.frames
+    store.check_writable()
+    store.check_room(_bytes(video.plan, vae))
+
+
+def dry_run(
+    video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
+) -> str:
+    """What a run would make and cost: the plan, segments to make, time, memory and disk."""
+    plan, store = video.plan, segment_store()
+    encoded: dict[tuple[str, int], Any] = {}
+
+    def conds(segment: Segment) -> tuple[Any, Any]:
+        for text in (segment.prompt, negative):
+            if (text, segment.step) not in encoded:
+                (cond,) = STIVTextEncode.execute(clip, text, stride=segment.step).result
+                encoded[text, segment.step] = cond
+        return encoded[segment.prompt, segment.step], encoded[negative, segment.step]
+
+    keys: list[str] = []
+    missing, unsure = [], ""
+    for segment in plan.segments:
+        task, slots = task_of(plan, segment)
+        earlier = [keys[slot] for slot in slots]
+        key, unsure = segment_key(task, settings, model, *conds(segment), vae, video, earlier)
+        keys.append(key)
+        if not store.has(key):
+            missing.append(segment)
+    passes = 1 if settings.cfg == 1.0 else 2
+    lines = [plan.describe(settings.steps, passes)]
+    lines.append(f"in the store: {len(keys) - len(missing)} of {len(keys)} segments")
+    if missing:
+        lines.append("to make: " + _names(missing))
+        lines += _cost(missing, plan, model, vae, settings, conds(missing[0]))
+    if unsure:
+        lines.append(f"not for after a restart: {unsure}")
+    return "\n".join(lines)
+
+
+def report(plan: Plan, film: FilmHandle) -> str:
+    """What was made, and how the seams came out."""
+    context = get_executing_context()
+    run = "" if context is None else context.prompt_id
+    handles = {h.name: h for part in film.parts() for h in part.segments}
+    made = [handle for handle in handles.values() if handle.made_in and handle.made_in == run]
+    seconds = sum(handle.seconds for handle in made)
+    lines = [
+        plan.describe(),
+        f"made now: {len(made)} of {len(handles)} segments in {seconds:.1f} s",
+    ]
+    numbers = statistics(film)
+    if numbers is not None:
+        lines.append(to_text(seam_report(numbers, seams(plan))))
+    return "\n".join(lines)
+
+
+def _bytes(plan: Plan, vae: Any) -> int:
+    """Of the latents of all segments, in float32."""
+    frames = sum(segment.count for segment in plan.segments)
+    return frames * vae.latent_channels * (plan.width // 8) * (plan.height // 8) * 4
+
+
+def _names(segments: list[Segment]) -> str:
+    names = ", ".join(segment.name for segment in segments[:_LISTED])
+    more = len(segments) - _LISTED
+    return names + (f" and {more:,} more" if more > 0 else "")
+
+
+def _cost(
+    missing: list[Segment],
+    plan: Plan,
+    model: Any,
+    vae: Any,
+    settings: Settings,
+    conds: tuple[Any, Any],
+) -> list[str]:
+    """Time from a step that is really made, and memory by the host's own estimate."""
+    count = max(segment.count for segment in missing)
+    task = Task("of the measurement", count, plan.width, plan.height, 0, ())
+    for _ in range(2):  # the first also loads the model
+        begun = time.monotonic()
+        sample_segment(task, replace(settings, steps=1), model, *conds, vae, GivenFrames())
+        step = time.monotonic() - begun
+    seconds = step * settings.steps * sum(segment.count for segment in missing) / count
+    shape = [2, vae.latent_channels, count, plan.height // 8, plan.width // 8]
+    memory = model.model_size() + model.model.memory_required(shape)
+    return [
+        f"about {_duration(seconds)} (one step of {count} frames took {step:.3g} s), not counting "
+        "the VAE",
+        f"about {as_text(memory)} of memory for the model and a step, "
+        f"{as_text(_bytes(plan, vae))} on disk",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

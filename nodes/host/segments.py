@@ -1,0 +1,277 @@
+"""Segments of a long video on the host: made once, kept in the store, found again.
+
+Values on the wires are handles, never tensors: the host's cache of a video of thousands of frames
+then holds a few numbers for each segment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+from comfy_execution.utils import get_executing_context
+from torch import Tensor
+
+import nodes
+
+from ...stiv.frames import GivenFrame, GivenFrames
+from ...stiv.plan import Plan, Segment
+from ...stiv.store import SegmentStore
+from ...stiv.timeline import given_sources
+from ..frames import STIVEmptyLatent, STIVFrameReplacement
+from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprint, vae_fingerprint
+
+VERSION = 1
+"""Of what a segment's key stands for; raised when the same settings give another result."""
+LIMIT_VARIABLE, LIMIT_GB = "STIV_STORE_GB", 20.0
+_ARTIST = -1
+
+
+@dataclass(frozen=True, eq=False)
+class LongVideo:
+    """The value of STIV_PLAN: the plan, and the frames that the artist gives on its timeline."""
+
+    plan: Plan
+    given: GivenFrames
+
+    @cached_property
+    def frames(self) -> dict[int, GivenFrame]:
+        """The artist's frames by timeline position."""
+        return {frame.position: frame for frame in self.given.resolve(self.plan.span)}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every segment is sampled."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one segment is made of: plain numbers, so that it travels as a widget value."""
+
+    name: str
+    count: int
+    width: int
+    height: int
+    seed: int
+    given: tuple[tuple[int, int, int], ...]
+    """(index in the segment, slot, where): slot counts the earlier segments that are connected and
+    `where` is an index in that one; slot -1 is the artist, `where` then a timeline position."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Task:
+        """Raises ValueError for anything that `to_json` does not write."""
+        try:
+            values = json.loads(text)
+            given = tuple(tuple(map(_integer, item)) for item in values.pop("given"))
+            numbers = {name: _integer(values.pop(name)) for name in _NUMBERS}
+            task = cls(name=str(values.pop("name")), given=given, **numbers)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"a segment's task is not understood: {error!r}") from None
+        if values or any(len(item) != 3 for item in given):
+            raise ValueError("a segment's task holds more than it should: make it from a plan")
+        return task
+
+
+_NUMBERS = ("count", "width", "height", "seed")
+
+
+@dataclass(frozen=True)
+class SegmentHandle:
+    """The value of STIV_SEGMENT: where a finished segment lies in the store."""
+
+    name: str
+    key: str
+    seconds: float
+    """How long it took to make, whenever that was."""
+    made_in: str
+    """The run that made it; empty when the store had it."""
+
+    def latents(self, store: SegmentStore) -> Tensor:
+        """(C, T, h, w). Raises ValueError when the store has lost it."""
+        tensors = store.get(self.key)
+        if tensors is None:
+            store.note_removal()
+            raise ValueError(
+                f"STIV Long Video: segment {self.name} is no longer in the store {store.folder} "
+                "(removed, or damaged): press Run again and it is made anew"
+            )
+        return tensors["latents"]
+
+
+def segment_store() -> SegmentStore:
+    """The store of this ComfyUI: in its user folder, of `STIV_STORE_GB` gigabytes (20).
+
+    Raises ValueError for a limit that is no positive number.
+    """
+    text = os.environ.get(LIMIT_VARIABLE, "")
+    try:
+        limit = float(text) if text else LIMIT_GB
+    except ValueError:
+        limit = -1.0
+    if not 0 < limit < 1e9:
+        raise ValueError(
+            f"the environment variable {LIMIT_VARIABLE} is {text!r}: expected gigabytes, like 20"
+        )
+    folder = Path(folder_paths.get_user_directory()) / "stiv" / "segments"
+    return _store(folder, int(limit * 1e9))
+
+
+_store = lru_cache(maxsize=4)(SegmentStore)  # it counts what it holds, now and then
+
+
+def task_of(plan: Plan, segment: Segment) -> tuple[Task, list[int]]:
+    """A segment as a task, and the indices of the segments that its slots stand for."""
+    sources = given_sources(plan, segment)
+    slots = sorted({source.segment for _, source in sources} - {None})
+    given = tuple(
+        (index, _ARTIST if source.segment is None else slots.index(source.segment), source.index)
+        for index, source in sources
+    )
+    task = Task(segment.name, segment.count, plan.width, plan.height, segment.seed, given)
+    return task, slots
+
+
+def takes_artists_frames(task: Task) -> bool:
+    """Whether the artist's frames are needed to make it."""
+    return any(slot == _ARTIST for _, slot, _ in task.given)
+
+
+def segment_key(
+    task: Task,
+    settings: Settings,
+    model: Any,
+    positive: Any,
+    negative: Any,
+    vae: Any,
+    video: LongVideo | None,
+    earlier: Sequence[str],
+) -> tuple[str, str]:
+    """What decides a segment's latents, as a key; and why it will not do after a restart, or "".
+
+    earlier: the keys of the segments in the task's slots. The name is left out: a segment of
+    another plan with the same content is the same.
+    """
+    artists = [
+        video.frames[where].frame for _, slot, where in task.given if slot == _ARTIST and video
+    ]
+    prints = [model_fingerprint(model)]
+    prints += [conditioning_fingerprint(cond) for cond in (positive, negative)]
+    prints += [vae_fingerprint(vae), fingerprint(artists)]
+    numbers = {**asdict(task), "name": "", **asdict(settings)}
+    digest = fingerprint((VERSION, numbers, [p.digest for p in prints], list(earlier))).digest
+    return digest, "; ".join(p.reason for p in prints if not p.lasting)
+
+
+def given_to(task: Task, video: LongVideo | None, latents: Mapping[int, Tensor]) -> GivenFrames:
+    """STIV_FRAMES of one segment. latents: (C, T, h, w) of the earlier segments, by slot."""
+    given = GivenFrames()
+    for index, slot, where in task.given:
+        if slot == _ARTIST:
+            frame = video.frames[where]
+            dim = 0 if frame.kind == "image" else 1
+            given = given.place(frame.frame.unsqueeze(dim), str(index), frame.kind)
+        else:
+            given = given.place(latents[slot][:, where : where + 1], str(index), "latent")
+    return given
+
+
+def sample_segment(
+    task: Task,
+    settings: Settings,
+    model: Any,
+    positive: Any,
+    negative: Any,
+    vae: Any,
+    given: GivenFrames,
+) -> Tensor:
+    """Latents (C, T, h, w) of a segment, by the same nodes that an artist would wire.
+
+    Raises ValueError naming the segment when the model makes NaN or infinity.
+    """
+    (latent,) = STIVEmptyLatent.execute(task.width, task.height, task.count, 1).result
+    positive, negative, latent = STIVFrameReplacement.execute(
+        positive, negative, vae, latent, given
+    ).result
+    (out,) = nodes.common_ksampler(
+        model, task.seed, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler,
+        positive, negative, latent,
+    )  # fmt: skip
+    samples = out["samples"][0]
+    if not torch.isfinite(samples).all():
+        bad = torch.isfinite(samples).movedim(1, 0).flatten(1).all(1).logical_not().nonzero()
+        dtype = str(model.model.get_dtype()).removeprefix("torch.")
+        raise ValueError(
+            f"STIV Long Video: segment {task.name} has NaN or infinity in frame {int(bad[0])} "
+            f"after {settings.steps} steps in {dtype}: use another weight_dtype (bf16, or fp32 to "
+            "be sure) or a lower cfg; the segments made so far are kept"
+        )
+    return samples
+
+
+def make_segment(
+    task: Task,
+    settings: Settings,
+    model: Any,
+    positive: Any,
+    negative: Any,
+    vae: Any,
+    video: LongVideo | None,
+    earlier: Sequence[SegmentHandle],
+) -> SegmentHandle:
+    """The segment from the store, or made and put there."""
+    if any(slot >= len(earlier) for _, slot, _ in task.given):
+        raise ValueError(f"segment {task.name} needs earlier segments that are not connected")
+    store = segment_store()
+    key, unsure = segment_key(
+        task, settings, model, positive, negative, vae, video, [handle.key for handle in earlier]
+    )
+    if store.get(key) is not None:  # read, not only there: a damaged one is made again
+        info = store.info(key) or {}
+        return SegmentHandle(task.name, key, float(info.get("seconds", 0)), "")
+    begun = time.monotonic()
+    slots = {slot for _, slot, _ in task.given if slot != _ARTIST}
+    latents = {slot: earlier[slot].latents(store) for slot in slots}
+    given = given_to(task, video, latents)
+    samples = sample_segment(task, settings, model, positive, negative, vae, given)
+    seconds = time.monotonic() - begun
+    store.put(
+        key,
+        {"latents": samples.contiguous()},
+        {"name": task.name, "seconds": seconds, "steps": settings.steps, "unsure": unsure},
+    )
+    return SegmentHandle(task.name, key, seconds, _this_run())
+
+
+def chain(handle: Any) -> Iterator[Any]:
+    """A linked list of handles from its end to its beginning."""
+    while handle is not None:
+        yield handle
+        handle = handle.before
+
+
+def _this_run() -> str:
+    context = get_executing_context()
+    return "" if context is None else context.prompt_id
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int or abs(value) >= 2**64:
+        raise ValueError(f"{value!r} is no whole number")
+    return value

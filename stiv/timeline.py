@@ -1,0 +1,76 @@
+"""Where the frames of a planned video come from, and in which pieces it is written.
+
+A plan lists what is made; this is the way back: for a position of the timeline, who has its frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .plan import Plan, Segment
+from .windows import interpolation_windows, window_count
+
+MAX_PIECES = 400  # more would only make each of them smaller
+
+
+class Source(NamedTuple):
+    """Whose frame lies at a position of the timeline."""
+
+    segment: int | None
+    """Index of the segment that makes it; None: the artist gives it."""
+    index: int
+    """Its index in that segment; the artist's frames are found by their position."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive frames of the video that are decoded and written together."""
+
+    start: int
+    stop: int
+    """One past its last position."""
+
+
+def source(plan: Plan, position: int) -> Source:
+    """Who has the frame at `position`, 0 to span - 1."""
+    owner = plan.owner(position)
+    if owner is None:
+        return Source(None, position)
+    segment = plan.segments[owner]
+    return Source(owner, (position - segment.start) // segment.step)
+
+
+def given_sources(plan: Plan, segment: Segment) -> list[tuple[int, Source]]:
+    """(index in the segment, source) of every frame that it is given."""
+    positions = segment.positions()
+    return [(index, source(plan, positions[index])) for index in segment.given]
+
+
+def seams(plan: Plan) -> list[int]:
+    """Positions, from 1 on and rising, at which another segment takes over."""
+    if plan.mode == "hierarchy":
+        return list(range(plan.stride, plan.frames, plan.stride))
+    if plan.mode == "rollout":
+        forward = plan.window - plan.carry
+        windows = window_count(plan.frames, plan.window, plan.carry)
+        return [number * forward + plan.carry for number in range(1, windows)]
+    windows = interpolation_windows(plan.frames, plan.stride, plan.window, plan.carry)
+    last = [window for window in windows if window.step == 1]
+    return [window.start + window.keeps.start for window in last[1:]]
+
+
+def stretches(plan: Plan, most: int = MAX_PIECES) -> list[Stretch]:
+    """The video from seam to seam, several together where there would be more than `most`."""
+    cuts = [0, *seams(plan)]
+    cuts = cuts[:: -(-len(cuts) // most)]
+    return [
+        Stretch(start, stop) for start, stop in zip(cuts, [*cuts[1:], plan.frames], strict=True)
+    ]
+
+
+def owners(plan: Plan, positions: Iterable[int]) -> list[int]:
+    """Indices of the segments that the frames at some positions come from, rising."""
+    found = {plan.owner(position) for position in positions}
+    return sorted(found - {None})

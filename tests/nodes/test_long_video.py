@@ -1,0 +1,240 @@
+"""Plans and their parts through the host in this process, on a tiny random model."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ComfyUI_STIV.nodes.host import segments, stretches
+from ComfyUI_STIV.stiv import timeline
+from torch import Tensor
+
+from tests.nodes import tiny
+from tests.nodes.scenes import Loaded
+
+SETTINGS = segments.Settings(3, 3.0, "euler", "simple")
+SIZE = {"width": 64, "height": 64, "fps": 8.0}
+
+
+def plan_of(kind: str = "LongVideo", **inputs: Any) -> segments.LongVideo:
+    defaults: dict[str, Any] = {"prompts": "a red circle", "seed": 4, **SIZE}
+    defaults |= {
+        "LongVideo": {"key_frames": 3, "stride": 3, "closing": False, "window": 4, "carry": 1},
+        "Prediction": {"frames": 10, "window": 4, "carry": 2},
+    }[kind]
+    plan, _ = tiny.run(f"STIV{kind}Plan", **(defaults | inputs))
+    return plan
+
+
+def make_all(loaded: Loaded, video: segments.LongVideo) -> list[segments.SegmentHandle]:
+    handles: list[segments.SegmentHandle] = []
+    for segment in video.plan.segments:
+        task, slots = segments.task_of(video.plan, segment)
+        positive = loaded.text(segment.prompt, stride=segment.step)
+        negative = loaded.text("", stride=segment.step)
+        again = segments.Task.from_json(task.to_json())
+        assert again == task
+        handles.append(
+            segments.make_segment(
+                task, SETTINGS, loaded.model, positive, negative, loaded.vae, video,
+                [handles[slot] for slot in slots],
+            )
+        )  # fmt: skip
+    return handles
+
+
+def sampled(loaded: Loaded, parts: tuple) -> Tensor:
+    """What an artist wires after STIV Segment."""
+    latent, given, prompt, seed, stride = parts[:5]
+    positive, negative, latent = tiny.run(
+        "STIVFrameReplacement", positive=loaded.text(prompt, stride=stride),
+        negative=loaded.text("", stride=stride), vae=loaded.vae, latent=latent, stiv_frames=given,
+    )  # fmt: skip
+    return tiny.sample(loaded.model, positive, negative, latent, seed=seed, steps=3)
+
+
+def latents(handle: segments.SegmentHandle) -> Tensor:
+    return handle.latents(segments.segment_store())
+
+
+def picture(value: float, count: int = 1) -> Tensor:
+    return torch.full((count, 64, 64, 3), value)
+
+
+def test_wiring_by_hand_gives_the_same_latents(loaded: Loaded) -> None:
+    placed = tiny.run("STIVPlaceFrames", frames=picture(0.3), positions="4")
+    video = plan_of(stiv_frames=placed)
+    key, *gaps = make_all(loaded, video)
+    keys = sampled(loaded, tiny.run("STIVKeyFrames", plan=video, number=0))
+    assert torch.equal(keys[0], latents(key))
+    for number, gap in enumerate(gaps):
+        parts = tiny.run("STIVSegment", plan=video, number=number, made={"samples": keys})
+        assert torch.equal(sampled(loaded, parts)[0], latents(gap))
+
+
+def test_a_roll_out_by_hand_gives_the_same_latents(loaded: Loaded) -> None:
+    video = plan_of("Prediction", clip=picture(0.6, 2))
+    before = None
+    for number, handle in enumerate(make_all(loaded, video)):
+        parts = tiny.run("STIVSegment", plan=video, number=number, made=before)
+        before = {"samples": sampled(loaded, parts)}
+        assert torch.equal(before["samples"][0], latents(handle))
+
+
+def test_given_frames_and_carried_ones_are_exact(loaded: Loaded) -> None:
+    video = plan_of("Prediction")
+    handles = make_all(loaded, video)
+    for before, after in pairwise(handles):
+        assert torch.equal(latents(before)[:, -2:], latents(after)[:, :2])
+
+
+def test_a_second_time_everything_comes_from_the_store(loaded: Loaded) -> None:
+    video = plan_of(seed=11)
+    first = make_all(loaded, video)
+    again = make_all(loaded, plan_of(seed=11))
+    assert [handle.key for handle in first] == [handle.key for handle in again]
+    other = make_all(loaded, plan_of(seed=11, prompts="a red circle\n1: a blue square"))
+    assert [a.key == b.key for a, b in zip(first, other, strict=True)] == [True, True, False]
+
+
+def test_a_damaged_segment_is_made_again(loaded: Loaded) -> None:
+    video = plan_of(seed=12)
+    (handle, *_) = make_all(loaded, video)
+    expected = latents(handle)
+    store = segments.segment_store()
+    (path,) = store.folder.glob(f"*/{handle.key}.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    generation = store.generation()
+    assert torch.equal(latents(make_all(loaded, video)[0]), expected)
+    assert store.generation() != generation
+
+
+def film_of(
+    loaded: Loaded, video: segments.LongVideo, handles: list, look: stretches.Look
+) -> stretches.FilmHandle:
+    film = None
+    for stretch in timeline.stretches(video.plan):
+        part, slots = stretches.part_of(video.plan, stretch, look.match)
+        assert stretches.Part.from_json(part.to_json()) == part
+        chosen = [handles[slot] for slot in slots]
+        film = stretches.write_stretch(part, look, loaded.vae, video, chosen, film)
+    return film
+
+
+LOOK = stretches.Look(8.0, 0, exact=True, match=False)
+
+
+def test_the_frames_are_those_of_the_core_decoder(loaded: Loaded) -> None:
+    video = plan_of()
+    key, *gaps = handles = make_all(loaded, video)
+    film = film_of(loaded, video, handles, LOOK)
+    frames = stretches.all_frames(film, LOOK, loaded.vae, video)
+    (folded,) = [tiny.run("STIVVideoVAE", vae=loaded.vae)]
+    expected = torch.cat(
+        [
+            torch.cat([latents(key)[:, [index]], latents(gap)[:, 1:-1]], dim=1)
+            for index, gap in enumerate(gaps)
+        ],
+        dim=1,
+    )
+    decoded = tiny.run("VAEDecode", samples={"samples": expected[None]}, vae=folded)
+    torch.testing.assert_close(frames, decoded, rtol=0, atol=1e-5)
+
+
+def test_pictures_come_back_exactly_or_as_the_vae_shows_them(loaded: Loaded) -> None:
+    given = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+    placed = tiny.run("STIVPlaceFrames", frames=given, positions="4")
+    video = plan_of(stiv_frames=placed)
+    handles = make_all(loaded, video)
+    frames = {}
+    for exact in (True, False):
+        look = stretches.Look(8.0, 18, exact=exact, match=False)
+        film = film_of(loaded, video, handles, look)
+        frames[exact] = stretches.all_frames(film, look, loaded.vae, video)
+    assert torch.equal(frames[True][4], given[0])
+    through = loaded.vae.decode(loaded.vae.encode(given))[0]
+    torch.testing.assert_close(frames[False][4], through.reshape(64, 64, 3), rtol=0, atol=1e-4)
+    others = torch.arange(6) != 4
+    assert torch.equal(frames[True][others], frames[False][others])
+
+
+def test_a_film_whose_pieces_are_lost_is_written_again(loaded: Loaded) -> None:
+    video = plan_of(seed=13)
+    handles = make_all(loaded, video)
+    film = film_of(loaded, video, handles, LOOK)
+    path = film.path
+    before = path.read_bytes()
+    path.unlink()
+    for piece in segments.segment_store().folder.glob("*/*.mp4"):
+        piece.unlink()
+    stretches.grow(film, LOOK, loaded.vae, video)
+    assert path.read_bytes() == before
+
+
+def test_joined_segments_show_shared_frames_once() -> None:
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.rand(9, 32, 32, 3, generator=generator)
+    parts = {"segment0": frames[:4], "segment1": frames[3:6], "segment2": frames[5:]}
+    images, video, report = tiny.run(
+        "STIVJoinSegments", segments=parts, fps=8.0, shared=1, images=True
+    )
+    assert torch.equal(images, frames)
+    components = video.get_components()
+    assert components.images.shape == (9, 32, 32, 3) and components.frame_rate == 8
+    assert report.startswith("9 frames of 3 segments")
+
+
+def test_a_segment_of_nothing_new_is_refused() -> None:
+    parts = {"segment0": picture(0.1, 3), "segment1": picture(0.2, 1)}
+    with pytest.raises(ValueError, match="segment 1 has 1 frames, of which 1 are shared"):
+        tiny.run("STIVJoinSegments", segments=parts, fps=8.0, shared=1, images=False)
+
+
+def test_pictures_at_both_ends_serve_other_models() -> None:
+    pictures = torch.rand(2, 64, 64, 3)
+    placed = tiny.run("STIVPlaceFrames", frames=pictures, positions="0,3")
+    video = plan_of(stiv_frames=placed)
+    *_, first, last = tiny.run("STIVSegment", plan=video, number=0)
+    assert torch.equal(torch.cat([first, last]), pictures)
+
+
+@pytest.mark.parametrize(
+    ("kind", "inputs", "message"),
+    [
+        ("LongVideo", {"stride": 9}, "STIV Long Video Plan: .*10.*window"),
+        ("LongVideo", {"prompts": "7: a"}, "STIV Long Video Plan: .*the last one is 1"),
+        ("LongVideo", {"key_frames": 1}, "key frames"),
+        ("Prediction", {"carry": 4}, "carry"),
+        ("Prediction", {"clip": picture(0.0, 20)}, "the clip has 20 frames, the video 10"),
+        ("Prediction", {"width": 40}, "width.*16"),
+    ],
+)
+def test_a_plan_that_cannot_be_says_why(kind: str, inputs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(kind, **inputs)
+
+
+def test_a_segment_that_the_plan_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match="makes no seg9: it makes key0, seg0, seg1"):
+        tiny.run("STIVSegment", plan=plan_of(), number=9)
+
+
+def test_an_interpolation_of_a_video_takes_its_rate_and_size() -> None:
+    from comfy_api.latest import InputImpl, Types
+
+    images = torch.rand(6, 70, 100, 3)
+    clip = InputImpl.VideoFromComponents(
+        Types.VideoComponents(images=images, frame_rate=np.float64(12.5))
+    )
+    video, report = tiny.run(
+        "STIVInterpolationPlan", clip=clip, prompts="", factor="2", fps=3.0, window=8, overlap=1,
+        seed=0,
+    )  # fmt: skip
+    assert (video.plan.frames, video.plan.fps) == (12, 25.0)
+    assert (video.plan.width, video.plan.height) == (96, 64)
+    assert "100 x 70" in report and "96 x 64" in report

@@ -1,0 +1,83 @@
+"""The way back from the timeline to the segments, against going through all of them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given, settings
+
+from stiv.plan import Plan, hierarchy, interpolation, rollout
+from stiv.timeline import Source, Stretch, given_sources, owners, seams, source, stretches
+from tests.stiv.plans import plans
+
+RELAXED = settings(deadline=None)
+
+SIZE = {"fps": 8, "width": 64, "height": 64}
+
+
+def _kept(plan: Plan) -> dict[int, Source]:
+    found = {position: Source(None, position) for position in plan.given}
+    for number, segment in enumerate(plan.segments):
+        for index in segment.keeps:
+            found[segment.positions()[index]] = Source(number, index)
+    return found
+
+
+@RELAXED
+@given(plans())
+def test_every_position_has_the_source_that_keeps_it(plan: Plan) -> None:
+    assert _kept(plan) == {position: source(plan, position) for position in range(plan.span)}
+
+
+@RELAXED
+@given(plans())
+def test_a_segment_is_given_what_the_timeline_has(plan: Plan) -> None:
+    kept = _kept(plan)
+    for segment in plan.segments:
+        positions = segment.positions()
+        expected = [(index, kept[positions[index]]) for index in segment.given]
+        assert given_sources(plan, segment) == expected
+        assert owners(plan, (positions[index] for index in segment.given)) == sorted(
+            {found.segment for _, found in expected} - {None}
+        )
+
+
+@RELAXED
+@given(plans())
+def test_stretches_cover_the_video_and_part_at_seams(plan: Plan) -> None:
+    parts = stretches(plan, 5)
+    assert 1 <= len(parts) <= 5
+    assert parts[0].start == 0 and parts[-1].stop == plan.frames
+    assert all(before.stop == after.start for before, after in pairwise(parts))
+    assert all(part.start < part.stop for part in parts)
+    assert {part.start for part in parts[1:]} <= set(seams(plan))
+
+
+@RELAXED
+@given(plans())
+def test_between_seams_one_segment_makes_the_finest_frames(plan: Plan) -> None:
+    cuts = seams(plan)
+    assert cuts == sorted(set(cuts)) and all(0 < cut < plan.frames for cut in cuts)
+    for start, stop in pairwise([0, *cuts, plan.frames]):
+        makers = {plan.owner(position) for position in range(start, stop)} - {None}
+        names = {plan.segments[maker].name for maker in makers if plan.segments[maker].step == 1}
+        gaps = {name for name in names if plan.mode != "hierarchy" or name.startswith("seg")}
+        assert len(gaps) <= 1
+
+
+def test_the_papers_video_is_written_gap_by_gap() -> None:
+    plan = hierarchy(20, 20, window=21, **SIZE)
+    assert seams(plan) == list(range(20, 380, 20))
+    assert stretches(plan)[:2] == [Stretch(0, 20), Stretch(20, 40)]
+    assert source(plan, 40) == Source(0, 2)
+    assert source(plan, 41) == Source(3, 1)
+
+
+def test_a_rollout_parts_where_a_window_begins_to_make_frames() -> None:
+    assert seams(rollout(40, window=16, carry=4, **SIZE)) == [16, 28]
+
+
+def test_an_interpolation_parts_inside_the_overlap() -> None:
+    plan = interpolation(20, 2, window=16, overlap=2, **SIZE)
+    (first, second, *_) = plan.segments
+    assert seams(plan)[0] == second.positions()[2] == first.positions()[-2]
