@@ -2,8 +2,9 @@
 
 The index is as large as such a cache's: 175 782 shards of 512 clips, 90 million entries. The
 shards are hard links to a few real ones, so what is not measured is a disk with cold data. What a
-training process would do is measured in a fresh process; its imports (torch, mostly) are told
-apart from what the loader adds to them.
+training process would do is measured in a fresh process; its imports are told apart from what the
+loader adds to them: torch, which nothing that trains is without and a worker process does not
+import, and the others.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ def _write_shard(path: Path, shape: tuple[int, int, int]) -> None:
 def measure(folder: str, workers: int) -> dict:
     """In a process of its own: seconds from its first line to a batch, and what it holds."""
     began = time.perf_counter()
+    import torch  # noqa: F401 (what the loader imports when a batch is made)
+
+    torch_memory = _resident()
     import grain  # noqa: F401 (what the loader imports when it is made)
 
     from training.data.loader import CacheDataset, Loader
@@ -140,6 +144,7 @@ def measure(folder: str, workers: int) -> dict:
         **row,
         "clips_per_s": round(later["rate"], 1),
         "cpu_ms_per_clip": round(busy / (101 * BATCH / WORLD) * 1e3, 2),
+        "torch_mib": round(torch_memory),
         "imports_mib": round(memory),
         "peak_mib": round(peak),
         "added_mib": round(peak - memory),

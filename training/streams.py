@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .config import SOLIDS, TrainConfig
 from .data.loader import CacheDataset
-from .data.plan import Dataset, Sample, StreamSpec
+from .data.plan import Dataset, Sample, StreamSpec, Without
 from .shapes.dataset import ShapesDataset
 from .solids.dataset import SolidsDataset
 
@@ -30,24 +30,6 @@ class Streams:
     digests: dict[str, str]
     facts: dict[str, Any]
     """What a card says of the data: kind, clips, provenance."""
-
-
-class Without:
-    """A data set less the last samples of one of its buckets."""
-
-    def __init__(self, dataset: Dataset, bucket: str, count: int):
-        self.dataset = dataset
-        self.buckets: Mapping[str, int] = {
-            name: size - count if name == bucket else size for name, size in dataset.buckets.items()
-        }
-
-    def load(self, bucket: str, index: int) -> Sample:
-        """As the data set's."""
-        return self.dataset.load(bucket, index)
-
-    def digest(self) -> str:
-        """The data set's, and how many samples are left."""
-        return f"{self.dataset.digest()}:{sum(self.buckets.values())}"
 
 
 def open_streams(config: TrainConfig) -> Streams:

@@ -136,7 +136,7 @@ def test_four_clips_are_learned_by_heart(folder: Path) -> None:
     data = CacheDataset(folder / "latents")
     (bucket,) = data.buckets
     samples = [data.load(bucket, i) for i in range(4)]
-    clean = torch.stack([sample.latents for sample in samples])
+    clean = torch.stack([torch.from_numpy(sample.latents) for sample in samples])
     mask = torch.zeros(4, clean.shape[2], dtype=torch.bool)
     mask[:, 0] = True
     made = sampler.latents([s.captions[0] for s in samples], clean, mask, seed=1)

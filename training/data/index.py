@@ -155,9 +155,10 @@ def compile_index(folder: Path | str) -> Path:
     Raises ValueError where the folder holds no shards, where shards are broken (named), or were
     not made by one encoder for one latent space; OSError where the index cannot be written.
     """
-    names, sizes, path = survey(folder)
+    path = _place(Path(folder), _scan(Path(folder)))
     if path.exists() and path.with_suffix(".npy").exists():
         return path
+    names, sizes, path = survey(folder)
     log.info("indexing %d shards of %s", len(names), folder)
     write_index(path, names, sizes, _read_all(Path(folder), names))
     return path
@@ -165,17 +166,10 @@ def compile_index(folder: Path | str) -> Path:
 
 def survey(folder: Path | str) -> tuple[list[str], list[int], Path]:
     """Names and bytes of a folder's shards as they are now, and the path of their index."""
-    folder = Path(folder)
-    stamp, names, sizes = hashlib.sha256(FORMAT.encode()), [], []
-    for name, size, modified in _scan(folder):
-        stamp.update(f"{name}\0{size}\0{modified}\n".encode(errors="surrogateescape"))
-        names.append(name)
-        sizes.append(size)
-    if not names:
-        raise ValueError(
-            f"{folder} holds no {SHARDS}: run `python -m training cache latents` for it first"
-        )
-    return names, sizes, folder / "index" / f"{stamp.hexdigest()[:32]}.json"
+    lines = _scan(Path(folder))
+    names = [line.split("\0")[0] for line in lines]
+    sizes = [int(line.split("\0")[1]) for line in lines]
+    return names, sizes, _place(Path(folder), lines)
 
 
 def write_index(path: Path, names: list[str], sizes: list[int], infos: list[ShardInfo]) -> None:
@@ -227,18 +221,33 @@ def describe_shard(path: Path) -> ShardInfo:
     return ShardInfo(shape, provenance, _hash(*(text.encode() for text in texts)))
 
 
-def _scan(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, bytes and modification time (ns) of every shard, by name."""
+def _scan(folder: Path) -> list[str]:
+    """A line "name, bytes, modification time (ns)" for every shard, by name.
+
+    Every run holds this list once: as tuples it would be twice as large.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give the folder of a latent cache")
     with os.scandir(folder) as entries:
         found = [
-            (entry.name, (stat := entry.stat()).st_size, stat.st_mtime_ns)
+            f"{entry.name}\0{(stat := entry.stat()).st_size}\0{stat.st_mtime_ns}\n"
             for entry in entries
             if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX)
         ]
-    found.sort()
-    yield from found
+    if not found:
+        raise ValueError(
+            f"{folder} holds no {SHARDS}: run `python -m training cache latents` for it first"
+        )
+    found.sort()  # \0 comes before all that a longer name could have there
+    return found
+
+
+def _place(folder: Path, lines: list[str]) -> Path:
+    """The path of the index of these shards."""
+    stamp = hashlib.sha256(FORMAT.encode())
+    for line in lines:
+        stamp.update(line.encode(errors="surrogateescape"))
+    return folder / "index" / f"{stamp.hexdigest()[:32]}.json"
 
 
 def _read_all(folder: Path, names: list[str]) -> list[ShardInfo]:

@@ -2,6 +2,9 @@
 
 A batch is a pure function of (seed, step): there is no loader state. A run resumes exactly by
 starting at the step it reached, whatever the number of ranks and workers was or is.
+
+Nothing that a worker process imports (this, `index`, `plan`) imports torch: of it alone a process
+holds half a gigabyte.
 """
 
 from __future__ import annotations
@@ -12,21 +15,22 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from .index import DAMAGE, Index
 from .plan import Dataset, Plan, Sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STILL = 7
 """Purpose of the draw of a still's frame, last of (seed, step, position, purpose)."""
 
 _STRIDE, _FRAMES = 4, 5  # columns of the micro conditions
-_OPEN_TEXT = 2**26  # characters of captions and keys that open shards may hold
+_OPEN_TEXT = 2**23  # characters of captions and keys that open shards may hold
 
 
 @dataclass
@@ -88,6 +92,8 @@ class Loader:
         return self
 
     def __next__(self) -> RawBatch:
+        import torch  # the module is also that of worker processes
+
         parts = next(self._batches)
         for name in ("latents", "micro"):
             parts[name] = torch.from_numpy(parts[name])
@@ -150,7 +156,7 @@ class _ReadStep:
 def still(sample: Sample, rng: np.random.Generator) -> Sample:
     """One random frame of a clip, as an image: stride and frames of its micro conditions are 1."""
     frame = int(rng.integers(sample.latents.shape[1]))
-    micro = torch.as_tensor(sample.micro).clone()
+    micro = np.array(sample.micro)
     micro[_STRIDE] = micro[_FRAMES] = 1.0
     return Sample(sample.latents[:, frame : frame + 1], sample.captions, micro, sample.key)
 
@@ -220,9 +226,7 @@ class CacheDataset:
         if "x".join(map(str, raw.shape[1:])) != bucket or len(raw) != self.index.channels:
             raise ValueError(f"{path}: latents {raw.shape} are not of the indexed bucket {bucket}")
         latents = (raw.astype(np.float32) - self._shift) * self._scale
-        return Sample(
-            torch.from_numpy(latents), captions, torch.from_numpy(micro.astype(np.float32)), key
-        )
+        return Sample(latents, captions, micro.astype(np.float32), key)
 
     def _shard(self, path: Path, size: int) -> _Shard:
         """An open shard; the one that was not used for the longest time makes room for it."""

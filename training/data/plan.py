@@ -20,7 +20,6 @@ from math import isfinite, lcm
 from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +37,13 @@ class Sample:
 
     `latents`: (C, T, h, w) float32, normalised: (VAE latent - shift) * scale. `captions`: its
     variants, () = none. `micro`: (6,) float32, columns as in `stiv.model.MICRO_CONDITIONS`.
-    `key`: its name, unique in the data set.
+    `key`: its name, unique in the data set. Arrays and no tensors: the processes that read samples
+    need no torch, which would be most of their memory.
     """
 
-    latents: Tensor
+    latents: np.ndarray
     captions: tuple[str, ...]
-    micro: Tensor
+    micro: np.ndarray
     key: str
 
 
@@ -56,6 +56,24 @@ class Dataset(Protocol):
 
     def load(self, bucket: str, index: int) -> Sample:
         """Sample `index` in [0, buckets[bucket]). Called from several threads or processes."""
+
+
+class Without:
+    """A data set less the last samples of one of its buckets."""
+
+    def __init__(self, dataset: Dataset, bucket: str, count: int):
+        self.dataset = dataset
+        self.buckets: Mapping[str, int] = {
+            name: size - count if name == bucket else size for name, size in dataset.buckets.items()
+        }
+
+    def load(self, bucket: str, index: int) -> Sample:
+        """As the data set's."""
+        return self.dataset.load(bucket, index)
+
+    def digest(self) -> str:
+        """The data set's, and how many samples are left."""
+        return f"{self.dataset.digest()}:{sum(self.buckets.values())}"
 
 
 @dataclass(frozen=True)

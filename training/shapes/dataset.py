@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..data.plan import Sample
 from .cache import LatentCache
@@ -39,8 +38,8 @@ class ShapesDataset:
         rng = np.random.default_rng([index, 11])
         captions = tuple(self.cache.caption(index, rng, still=self.still) for _ in range(_VARIANTS))
         size = self.provenance["size"]
-        micro = torch.tensor([size, size, 0, 0, 1, latents.shape[1]], dtype=torch.float32)
-        return Sample(latents, captions, micro, f"shapes#{index}")
+        micro = np.array([size, size, 0, 0, 1, latents.shape[1]], np.float32)
+        return Sample(latents.numpy(), captions, micro, f"shapes#{index}")
 
     def digest(self) -> str:
         """SHA-256 of the latents."""

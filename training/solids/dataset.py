@@ -68,8 +68,8 @@ class SolidsDataset:
         """View set `index`."""
         latents = normalised(self.raw[index : index + 1].float(), self._shift, self._scale)[0]
         size, frames = self.provenance["size"], latents.shape[1]
-        micro = torch.tensor([size, size, 0, 0, 1, frames], dtype=torch.float32)
-        return Sample(latents, (), micro, f"solids#{self.seeds[index]}")
+        micro = np.array([size, size, 0, 0, 1, frames], np.float32)
+        return Sample(latents.numpy(), (), micro, f"solids#{self.seeds[index]}")
 
     def digest(self) -> str:
         """SHA-256 of the latents."""

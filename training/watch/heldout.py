@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ STILL = "t2i"
 class Sample(Protocol):
     """What is needed of a sample; `velocity` gets it back and may read more."""
 
-    latents: Tensor
+    latents: Tensor | np.ndarray
     """(C, T, h, w) as the model sees them (normalised)."""
     key: str
     """Unique in the data set: its noise follows from it."""
@@ -60,7 +61,7 @@ def held_out_loss(
             raise ValueError(f"held-out time is {t}: expected 0 (noise) to 1 (data)")
     losses: dict[str, list[float]] = {}
     for chosen in _batches(samples, batch):
-        data = torch.stack([sample.latents for sample in chosen]).float()
+        data = torch.stack([torch.as_tensor(sample.latents) for sample in chosen]).float()
         noise, coins = _draws(chosen, seed)
         noise = noise.to(data)
         for task in (STILL,) if data.shape[2] == 1 else tasks:

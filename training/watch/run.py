@@ -124,7 +124,7 @@ class Watch:
 
         def velocity(x: Tensor, t: Tensor, chosen) -> Tensor:
             captions = [s.captions[0] if s.captions else "" for s in chosen]
-            micro = torch.stack([s.micro for s in chosen])
+            micro = torch.stack([torch.as_tensor(s.micro) for s in chosen])
             return _velocity(trainer, x, t, captions, micro)
 
         with _averaged(trainer):

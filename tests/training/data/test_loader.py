@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from training.caches.latents import remove
 from training.caches.shards import write_shard
 from training.data.loader import CacheDataset, Loader, still
-from training.data.plan import Plan, Sample, StreamSpec
+from training.data.plan import Plan, Sample, StreamSpec, Without
 
 STEPS, SEED = 24, 11
 
@@ -48,9 +49,9 @@ def test_samples_are_normalised_and_described(cache):
     data = CacheDataset(cache)
     assert data.buckets == {"3x2x2": 13, "1x2x4": 17} and len(data) == 30
     sample = data.load("3x2x2", 6)  # second of the second shard: latents 1 + frame / 8
-    assert sample.latents.shape == (4, 3, 2, 2) and sample.latents.dtype == torch.float32
-    expected = (1 + torch.arange(3) / 8 - 0.25) * 0.5  # (raw - shift) * scale
-    assert torch.equal(sample.latents, expected.reshape(1, 3, 1, 1).expand(4, 3, 2, 2))
+    assert sample.latents.shape == (4, 3, 2, 2) and sample.latents.dtype == np.float32
+    expected = (1 + np.arange(3) / 8 - 0.25) * 0.5  # (raw - shift) * scale
+    assert (sample.latents == expected.reshape(1, 3, 1, 1)).all()
     assert sample.captions == ("caption 1", "variant 1") and sample.key == "a-1/1.mp4#0"
     assert sample.micro.tolist() == [480, 640, 1, 2, 3, 3]
 
@@ -122,8 +123,8 @@ def test_reads_what_the_cache_writes(tmp_path):
     assert (data.latents, data.name) == (space, tmp_path.name)
     for i in range(3):
         sample = data.load("2x6x4", i)
-        assert torch.equal(sample.latents, (latents[i].float() - 0.5) * 2)
-        assert torch.equal(sample.micro, micro[i]) and sample.captions == tuple(captions[i])
+        assert np.array_equal(sample.latents, (latents[i].float() - 0.5) * 2)
+        assert np.array_equal(sample.micro, micro[i]) and sample.captions == tuple(captions[i])
 
 
 # --- batches
@@ -141,8 +142,8 @@ def test_batches_follow_the_plan(plan):
         assert batch.keys == [sample.key for sample in loaded]
         assert batch.captions == [sample.captions for sample in loaded]
         if spec.stream == 0:
-            assert torch.equal(batch.latents, torch.stack([sample.latents for sample in loaded]))
-            assert torch.equal(batch.micro, torch.stack([sample.micro for sample in loaded]))
+            assert np.array_equal(batch.latents, [sample.latents for sample in loaded])
+            assert np.array_equal(batch.micro, [sample.micro for sample in loaded])
 
 
 def test_stills_are_one_frame_of_their_clip(plan):
@@ -165,7 +166,7 @@ def test_stills_are_one_frame_of_their_clip(plan):
 
 
 def test_a_still_leaves_its_clip_as_it_was():
-    clip = Sample(torch.zeros(2, 5, 1, 1), (), torch.arange(6.0), "key")
+    clip = Sample(np.zeros((2, 5, 1, 1)), (), np.arange(6.0), "key")
     still(clip, np.random.default_rng(0))
     assert clip.micro.tolist() == [0, 1, 2, 3, 4, 5] and clip.latents.shape[1] == 5
 
@@ -203,6 +204,20 @@ def test_worker_processes_give_the_same_and_end(plan):
     loader.close()
     assert not children & _children()
     assert all(_same(a, b) for a, b in zip(batches, whole[start : start + 9], strict=True))
+
+
+def test_worker_processes_have_no_torch(cache):
+    """It is most of what a process would hold, and they only read."""
+    data = Without(CacheDataset(cache), "1x2x4", 3)  # as a run has it that holds clips out
+    plan = Plan([StreamSpec(data, 4), StreamSpec(data, 4, still=True)], SEED, STEPS)
+    with Loader(plan, SEED, workers=2) as loader:
+        for _ in range(4):
+            next(loader)
+        children = _children()
+        assert len(children) >= 2
+        for child in children:
+            maps = Path(f"/proc/{child}/maps").read_text()
+            assert "safetensors" in maps and "libtorch" not in maps
 
 
 def test_without_workers_no_process_is_started(plan):
@@ -309,7 +324,7 @@ class Slow:
         time.sleep(0.005)
         with self.lock:
             self.reading -= 1
-        return Sample(torch.full((1, 1, 1, 1), float(index)), (), torch.zeros(6), str(index))
+        return Sample(np.full((1, 1, 1, 1), float(index)), (), np.zeros(6), str(index))
 
 
 @pytest.mark.parametrize(("prefetch", "most"), [(0, 1), (3, 3)])
