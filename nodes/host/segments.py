@@ -32,6 +32,7 @@ from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprin
 VERSION = 1
 """Of what a segment's key stands for; raised when the same settings give another result."""
 LIMIT_VARIABLE, LIMIT_GB = "STIV_STORE_GB", 20.0
+_GRACE_SECONDS = 24 * 3600.0  # longer than a video takes: it loses nothing before it is joined
 _ARTIST = -1
 
 
@@ -130,7 +131,7 @@ def segment_store() -> SegmentStore:
             f"the environment variable {LIMIT_VARIABLE} is {text!r}: expected gigabytes, like 20"
         )
     folder = Path(folder_paths.get_user_directory()) / "stiv" / "segments"
-    return _store(folder, int(limit * 1e9))
+    return _store(folder, int(limit * 1e9), _GRACE_SECONDS)
 
 
 _store = lru_cache(maxsize=4)(SegmentStore)  # it counts what it holds, now and then

@@ -53,7 +53,9 @@ def test_samples_are_the_views_in_the_clips_latent_space(latents: Path) -> None:
     for index in (0, 4):
         sample = data.load("7x4x4", index)
         views = view_set(scene_from_seed(index), 32)
-        assert torch.allclose(codec.encode(views[None])[0], sample.latents, atol=0.02)
+        assert torch.allclose(
+            codec.encode(views[None])[0], torch.from_numpy(sample.latents), atol=0.02
+        )
         assert (sample.captions, sample.key) == ((), f"solids#{index}")
         assert sample.micro.tolist() == [32, 32, 0, 0, 1, 7]
     assert data.digest() == SolidsDataset(latents / "solids").digest() != clips.digest()
