@@ -18,6 +18,8 @@ from .tasks import TASK_NAMES
 
 SOLIDS = "solids"
 """The set of view sets, and its folder below the latents of the shapes domain."""
+GAPS, KEYS = "gaps", "keys"
+"""Sets of slowed clips: what lies between their key frames, and the key frames themselves."""
 
 
 class ModelSection(Section):
@@ -74,7 +76,7 @@ class StreamSection(Section):
     set: str = Field(
         "",
         description="name of the set it takes clips from, where sets have names; shapes: solids, "
-        "for the view sets of training/solids",
+        "for the view sets of training/solids, gaps or keys, for those of training/shapes/slow",
     )
     tasks: dict[str, float] | None = Field(
         None, description="its own conditioning tasks and their shares, instead of data.tasks"
@@ -110,7 +112,7 @@ class DataSection(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"sets are named {names}: give each a name of its own")
         if self.kind == "shapes":
-            names = ["", SOLIDS]
+            names = ["", SOLIDS, GAPS, KEYS]
         for stream in self.streams if names else []:
             if stream.set not in names:
                 raise ValueError(f"a stream takes set {stream.set!r}: expected one of {names}")
@@ -124,6 +126,8 @@ class DataSection(Section):
 
     def folder(self, name: str) -> Path:
         """Where the latents of a set are: below `latents`, by its name if it has one."""
+        if self.kind == "shapes" and name == KEYS:  # the clips themselves
+            return self.latents
         return self.latents / name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from .lora import save_lora
 from .networks import Networks
 from .start import build_networks
 from .state import load_tensors, read_info, states
-from .streams import Streams, open_streams
+from .streams import Streams, open_streams, strides_of
 
 Weights = Literal["ema", "raw"]
 
@@ -154,8 +155,8 @@ def _text(config: TrainConfig, networks: Networks) -> dict[str, Any]:
 def _tasks(config: TrainConfig, streams: Streams) -> list[dict[str, Any]]:
     """What the run's buckets and shares taught, with the ranges of sizes in pixels."""
     down = streams.latents["downscale"]
-    stills: list[tuple[int, int, int]] = []
-    shapes: dict[str, list[tuple[int, int, int]]] = {}
+    stills: list[tuple[int, ...]] = []
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     plan = Plan(streams.specs, config.seed, config.steps)
     for index, (stream, buckets) in enumerate(zip(streams.specs, plan.buckets, strict=True)):
         names = [name for name, share in config.data.tasks_of(index).items() if share]
@@ -163,22 +164,18 @@ def _tasks(config: TrainConfig, streams: Streams) -> list[dict[str, Any]]:
             frames, height, width = map(int, bucket.name.split("x"))
             size = (height * down, width * down)
             if stream.still or frames == 1:
-                stills.append((1, *size))
+                stills.append((1, *size, 1))
                 continue
-            for name in names:
-                shapes.setdefault(name, []).append((frames, *size))
-    stride = streams.facts["dataset_provenance"].get("spec", {}).get("stride") or 1
-    tasks = [_task("t2i", stills, 1)] if stills else []
-    return tasks + [_task(name, sizes, stride) for name, sizes in shapes.items()]
+            for name, step in product(names, strides_of(stream.dataset)):
+                shapes.setdefault(name, []).append((frames, *size, step))
+    tasks = [_task("t2i", stills)] if stills else []
+    return tasks + [_task(name, found) for name, found in shapes.items()]
 
 
-def _task(name: str, shapes: list[tuple[int, int, int]], stride: int) -> dict[str, Any]:
+def _task(name: str, shapes: list[tuple[int, ...]]) -> dict[str, Any]:
+    """shapes: (frames, height, width, stride), in pixels."""
     ranges = [[min(values), max(values)] for values in zip(*shapes, strict=True)]
-    return {
-        "task": name,
-        **dict(zip(("frames", "height", "width"), ranges, strict=True)),
-        "stride": [stride, stride],
-    }
+    return {"task": name, **dict(zip(("frames", "height", "width", "stride"), ranges, strict=True))}
 
 
 def _half(module: torch.nn.Module) -> dict[str, Tensor]:

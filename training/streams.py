@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from .config import SOLIDS, TrainConfig
+from .config import GAPS, KEYS, SOLIDS, TrainConfig
 from .data.loader import CacheDataset
 from .data.plan import Dataset, Sample, StreamSpec, Without
 from .shapes.dataset import ShapesDataset
+from .shapes.slow import Gaps, KeyFrames
 from .solids.dataset import SolidsDataset
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,12 @@ def open_streams(config: TrainConfig) -> Streams:
     where a cache is missing, damaged or of another latent space than the first.
     """
     data, specs, held_out = config.data, [], ()
-    datasets: dict[tuple[Path, bool], Dataset] = {}
+    datasets: dict[tuple[str, bool], Dataset] = {}
     for stream in data.streams:
         folder = data.folder(stream.set)
-        key = (folder, stream.still and data.kind == "shapes")
+        key = (stream.set, stream.still and data.kind == "shapes")
         if key not in datasets:
-            datasets[key] = _open(config, folder, stream.still)
+            datasets[key] = _open(config, stream.set, stream.still)
             if not held_out and config.watch.heldout_every:
                 datasets[key], held_out = _hold_out(datasets[key], config.watch.heldout_clips)
         dataset = datasets[key]
@@ -55,14 +55,14 @@ def open_streams(config: TrainConfig) -> Streams:
                 weight=stream.weight,
                 still=stream.still,
                 repeats=stream.repeats,
-                name=folder.name + (" (stills)" if stream.still else ""),
+                name=(stream.set or folder.name) + (" (stills)" if stream.still else ""),
             )
         )
     first = _inner(next(iter(datasets.values())))
-    for (folder, _), dataset in datasets.items():
+    for (name, _), dataset in datasets.items():
         if _inner(dataset).latents != first.latents:
             raise ValueError(
-                f"{folder}: latent space {_inner(dataset).latents}, the first cache has "
+                f"{data.folder(name)}: latent space {_inner(dataset).latents}, the first cache has "
                 f"{first.latents}: a model learns one space"
             )
     return Streams(
@@ -79,12 +79,21 @@ def open_streams(config: TrainConfig) -> Streams:
     )
 
 
-def _open(config: TrainConfig, folder: Path, still: bool) -> Dataset:
-    if config.data.kind == "shapes":
-        if folder == config.data.folder(SOLIDS):
-            return SolidsDataset(folder)
-        return ShapesDataset(folder, reverse=config.data.reverse, still=still)
-    return CacheDataset(folder)
+def strides_of(dataset: Dataset) -> tuple[int, int]:
+    """Frames of the original clip per frame, least and most, of a data set's samples."""
+    inner = _inner(dataset)
+    stride = inner.provenance.get("spec", {}).get("stride") or 1
+    return getattr(inner, "strides", (stride, stride))
+
+
+def _open(config: TrainConfig, name: str, still: bool) -> Dataset:
+    folder = config.data.folder(name)
+    if config.data.kind != "shapes":
+        return CacheDataset(folder)
+    if name in (SOLIDS, GAPS):
+        return {SOLIDS: SolidsDataset, GAPS: Gaps}[name](folder)
+    kind = KeyFrames if name == KEYS else ShapesDataset
+    return kind(folder, reverse=config.data.reverse, still=still)
 
 
 def _hold_out(dataset: Dataset, wanted: int) -> tuple[Dataset, tuple[Sample, ...]]:

@@ -73,12 +73,17 @@ def frame_times(frames: int) -> np.ndarray:
 
 def render_clip(scene: Scene, frames: int = 16, size: int = 64) -> np.ndarray:
     """The clip of a scene: uint8 (frames, size, size, 3). The same scene gives the same bytes."""
-    return np.round(_render(scene, frame_times(frames), size)).astype(np.uint8)
+    return render_times(scene, frame_times(frames), size)
+
+
+def render_times(scene: Scene, u: np.ndarray, size: int = 64) -> np.ndarray:
+    """The scene at times u (T,) in [0, 1]: uint8 (T, size, size, 3)."""
+    return np.round(_render(scene, u, size)).astype(np.uint8)
 
 
 def render_frame(scene: Scene, u: float, size: int = 64) -> np.ndarray:
     """One frame of a scene at time u in [0, 1]: uint8 (size, size, 3)."""
-    return np.round(_render(scene, np.array([u]), size)[0]).astype(np.uint8)
+    return render_times(scene, np.array([u]), size)[0]
 
 
 def render_clips(scenes: Sequence[Scene], frames: int = 16, size: int = 64) -> np.ndarray:
