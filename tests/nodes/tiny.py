@@ -110,6 +110,8 @@ async def _pack_nodes() -> dict[str, type]:
 
 
 PACK = asyncio.run(_pack_nodes())
+SHOWN = {name: cls for name, cls in PACK.items() if not cls.GET_SCHEMA().is_dev_only}
+"""Nodes that an artist can add; the others are what STIV Long Video becomes."""
 
 
 @torch.inference_mode()
