@@ -139,7 +139,9 @@ class STIVPlaceFrames(io.ComfyNode):
     ) -> io.NodeOutput:
         given = stiv_frames or GivenFrames()
         if isinstance(frames, dict):
-            return io.NodeOutput(given.place(_one_video(frames["samples"]), positions, "latent"))
+            return io.NodeOutput(
+                given.place(one_video(frames["samples"], "STIV Place Frames"), positions, "latent")
+            )
         return io.NodeOutput(given.place(frames, positions))
 
 
@@ -300,13 +302,14 @@ def _fitting_latent(frame: GivenFrame, size: tuple[int, int], node: str) -> Tens
     return frame.frame
 
 
-def _one_video(samples: Tensor) -> Tensor:
-    """(C, k, h, w) frames of a LATENT: a batch of pictures, or one video."""
+def one_video(samples: Tensor, node: str) -> Tensor:
+    """(C, k, h, w) frames of a LATENT: a batch of pictures, or one video. Raises ValueError naming
+    the node for several videos."""
     if samples.ndim == 4:
         return samples.movedim(0, 1)
     if samples.ndim != 5 or samples.shape[0] != 1:
         raise ValueError(
-            f"STIV Place Frames: the latent has shape {tuple(samples.shape)}: give it one video "
+            f"{node}: the latent has shape {tuple(samples.shape)}: give it one video "
             "(pick it with Latent From Batch) or a batch of pictures"
         )
     return samples[0]

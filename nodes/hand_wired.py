@@ -16,7 +16,7 @@ from ..stiv.frames import GivenFrames
 from ..stiv.plan import Plan, Segment
 from ..stiv.seams import frame_statistics, join_statistics, seam_report, to_text
 from ..stiv.timeline import given_sources
-from .frames import GivenFramesType, STIVEmptyLatent
+from .frames import GivenFramesType, STIVEmptyLatent, fit_picture, one_video
 from .host.film import Film, finish
 from .host.fingerprint import fingerprint
 from .host.pieces import CRF, encode_piece
@@ -107,7 +107,7 @@ class STIVSegment(io.ComfyNode):
         given = parts[1].resolve(segment.count)
         ends = {frame.position: frame.frame for frame in given if frame.kind == "image"}
         pictures = [
-            ends[index][None]
+            fit_picture(ends[index][..., :3], plan.plan.width, plan.plan.height)[None]
             if index in ends
             else ExecutionBlocker(
                 f"STIV Segment: {name} of {segment.name} is not given as a picture: connect "
@@ -183,6 +183,12 @@ class STIVJoinSegments(io.ComfyNode):
                     f"STIV Join Segments: segment {number} has {part.shape[0]} frames, of which "
                     f"{shared} are shared with the one before: nothing is left of it, lower shared"
                 )
+        sizes = {"{1} x {0}".format(*part.shape[1:3]) for part in parts}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"STIV Join Segments: the segments are {' and '.join(sorted(sizes))} pixels: "
+                "resize them to one size"
+            )
         parts = [parts[0], *(part[shared:] for part in parts[1:])]
         path, report = _joined(parts, fps, crf)
         tell(cls, report)
@@ -242,15 +248,15 @@ def _frame_made(
         )
     frames, kind = made, "image"
     if isinstance(made, dict):
-        samples = made["samples"]
-        frames, kind = (samples.movedim(0, 1) if samples.ndim == 4 else samples[0]), "latent"
+        frames, kind = one_video(made["samples"], node), "latent"
     count = frames.shape[0 if kind == "image" else 1]
     if plan.mode == "hierarchy":
         wanted = (segment.start + index * segment.step) // plan.stride
         what = "key frames, in order"
     elif plan.mode == "rollout":
-        wanted = count - plan.carry + index
-        what = f"frames of the segment before, at least {plan.carry}"
+        before = plan.segments[plan.segments.index(segment) - 1]
+        wanted = segment.start + index - (before.start + before.count - count)
+        what = f"frames of {before.name}, or at least its last"
     else:
         raise ValueError(
             f"{node}: the last doubling of a factor of {plan.stride} needs the ones before: use "

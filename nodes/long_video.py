@@ -126,7 +126,7 @@ class STIVLongVideo(io.ComfyNode):
         crf: int = 18,
     ) -> io.NodeOutput:
         settings = Settings(steps, cfg, sampler_name, scheduler)
-        check(plan, model, clip, vae, segment_store())
+        check(plan, model, clip, vae, negative, settings)
         if dry_run:
             text = _dry_run(plan, model, clip, vae, negative, settings)
             tell(cls, text)

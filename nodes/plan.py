@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..stiv.frames import GivenFrames
 from ..stiv.plan import Plan, hierarchy, interpolation, rollout
-from .frames import GivenFramesType
+from .frames import GivenFramesType, one_video
 from .host.report import tell
 from .host.segments import LongVideo
 
@@ -145,9 +145,12 @@ class STIVPredictionPlan(io.ComfyNode):
         clip: Any = None,
         stiv_frames: GivenFrames | None = None,
     ) -> io.NodeOutput:
-        given = stiv_frames or GivenFrames()
+        given, note = stiv_frames or GivenFrames(), ""
         if clip is not None:
-            given = _begin_with(clip, given, frames)
+            given, own_fps = _begin_with(clip, given, frames)
+            if own_fps and float(own_fps) != fps:
+                note = f"{float(own_fps):g} fps, as the clip; fps was set to {fps:g}"
+                fps = float(own_fps)
         return _planned(
             cls,
             "STIV Prediction Plan",
@@ -156,6 +159,7 @@ class STIVPredictionPlan(io.ComfyNode):
                 prompts=prompts, seed=seed, seeds=seeds,
             ),
             given,
+            note,
         )  # fmt: skip
 
 
@@ -251,21 +255,21 @@ def _planned(
     return io.NodeOutput(LongVideo(plan, given), report)
 
 
-def _begin_with(clip: Any, given: GivenFrames, total: int) -> GivenFrames:
-    """The clip's frames at the beginning of the timeline, besides those placed."""
+def _begin_with(clip: Any, given: GivenFrames, total: int) -> tuple[GivenFrames, Fraction | None]:
+    """The clip's frames at the beginning of the timeline, besides those placed; and its rate."""
+    own_fps = None
     if isinstance(clip, dict):
-        samples = clip["samples"]
-        frames = samples.movedim(0, 1) if samples.ndim == 4 else samples[0]
+        frames = one_video(clip["samples"], "STIV Prediction Plan")
         kind, count = "latent", frames.shape[1]
     else:
-        frames, _ = _frames_of(clip)
+        frames, own_fps = _frames_of(clip)
         kind, count = "image", frames.shape[0]
     if count > total:
         raise ValueError(
             f"STIV Prediction Plan: the clip has {count} frames, the video {total}: ask for more "
             "frames, or take the first ones with Get Image from Batch"
         )
-    return given.place(frames, f"0-{count - 1}", kind)
+    return given.place(frames, f"0-{count - 1}", kind), own_fps
 
 
 def _frames_of(clip: Any) -> tuple[Tensor, Fraction | None]:

@@ -26,7 +26,7 @@ _BOUNDS = {
     "carry": (1, MAX_WINDOW),
     "seed": (0, MAX_SEED),
 }
-_FPS = (0.001, 10_000)
+_FPS = (0.001, 1000)
 
 
 def check_plan(plan: Plan) -> None:

@@ -205,6 +205,8 @@ class SegmentStore:
                     file.write(b"?")
             finally:
                 probe.unlink(missing_ok=True)
+            if not self.generation():  # new, or someone removed the whole folder
+                self.note_removal()
 
     def check_room(self, bytes_needed: int, bytes_kept: int = 0) -> None:
         """Raises StoreError when a video would not fit, before hours are spent on it.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .plan import Plan, Segment
-from .windows import interpolation_windows, window_count
+from .windows import hierarchy_windows, interpolation_windows, window_count
 
 MAX_PIECES = 400  # more would only make each of them smaller
 
@@ -50,8 +50,12 @@ def given_sources(plan: Plan, segment: Segment) -> list[tuple[int, Source]]:
 
 def seams(plan: Plan) -> list[int]:
     """Positions, from 1 on and rising, at which another segment takes over."""
-    if plan.mode == "hierarchy":
+    if plan.mode == "hierarchy" and plan.stride > 1:
         return list(range(plan.stride, plan.frames, plan.stride))
+    if plan.mode == "hierarchy":  # all frames are key frames
+        windows = hierarchy_windows(plan.key_frames, 1, plan.window, plan.carry)
+        starts = [window.start + window.keeps.start for window in windows]
+        return [start for start in starts[1:] if start < plan.frames]
     if plan.mode == "rollout":
         forward = plan.window - plan.carry
         windows = window_count(plan.frames, plan.window, plan.carry)

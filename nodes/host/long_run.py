@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,38 +12,91 @@ from comfy_execution.utils import get_executing_context
 from ...stiv.frames import GivenFrames
 from ...stiv.plan import Plan, Segment
 from ...stiv.seams import seam_report, to_text
-from ...stiv.store import SegmentStore, as_text
+from ...stiv.store import StoreError, as_text
 from ...stiv.timeline import seams
 from ..text import STIVTextEncode
 from .model import require_stiv
 from .segments import LongVideo, Settings, Task, sample_segment, segment_key, segment_store, task_of
-from .stretches import FilmHandle, statistics
+from .stretches import FilmHandle, bytes_of, statistics
 from .vae import check_vae
 
 _NODE = "STIV Long Video"
 _LISTED = 40  # segments named one by one
+_LONGEST_CHAIN = 700  # Python's recursion ends at 1,000 calls, some of which are the host's
 
 
-def check(video: LongVideo, model: Any, clip: Any, vae: Any, store: SegmentStore) -> None:
+def check(
+    video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
+) -> None:
     """Raise, before the work starts, for whatever would stop it in the middle.
 
-    ValueError for the wrong model, text encoder or VAE; StoreError where the disk is full or
-    cannot be written.
+    ValueError for the wrong model, text encoder, VAE or given latents, and for a list of inputs;
+    StoreError where the disk is full or cannot be written.
     """
     require_stiv(model, _NODE)
     check_vae(vae, _NODE)
     if clip is None:
         raise ValueError(f"{_NODE}: there is no CLIP: connect the model's text encoder")
-    _ = video.frames
+    context = get_executing_context()
+    if context is not None and context.list_index:
+        raise ValueError(f"{_NODE} makes one video: give it one model, plan, and so on, no list")
+    _check_chain(video.plan)
+    _check_latents(video, vae)
+    store = segment_store()
     store.check_writable()
-    store.check_room(_bytes(video.plan, vae))
+    needed = _bytes(video.plan.segments, video.plan, vae) + bytes_of(video.plan)
+    try:
+        store.check_room(needed)
+    except StoreError:  # much of it may be there already
+        _, missing, _ = _keys(video, model, clip, vae, negative, settings)
+        left = _bytes(missing, video.plan, vae) + bytes_of(video.plan)
+        store.check_room(left, needed - left)
 
 
-def dry_run(
+def _check_chain(plan: Plan) -> None:
+    """The host follows what a node depends on by recursion, which has an end."""
+    windows = plan.numbered if plan.mode == "rollout" else plan.key_windows
+    if windows > _LONGEST_CHAIN:
+        raise ValueError(
+            f"{_NODE}: the plan has {windows:,} windows that each go on from the one before, at "
+            f"most {_LONGEST_CHAIN} work: use a longer window or less carry, or make the video in "
+            "parts"
+        )
+
+
+def _check_latents(video: LongVideo, vae: Any) -> None:
+    plan = video.plan
+    wanted = (vae.latent_channels, plan.height // 8, plan.width // 8)
+    for position, frame in video.frames.items():
+        found = tuple(frame.frame.shape)
+        if frame.kind == "latent" and found != wanted:
+            raise ValueError(
+                f"{_NODE}: the latent given at frame {position} has the shape {found} (channels, "
+                f"height, width), the plan and the VAE need {wanted}: give the plan the latent's "
+                "size, or encode it with this VAE"
+            )
+
+
+def _keys(
     video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
-) -> str:
-    """What a run would make and cost: the plan, segments to make, time, memory and disk."""
+) -> tuple[list[str], list[Segment], str]:
+    """Keys of all segments, those that the store lacks, and why a key does not last, or ""."""
     plan, store = video.plan, segment_store()
+    conds = _encoder(clip, negative)
+    keys: list[str] = []
+    missing, unsure = [], set()
+    for segment in plan.segments:
+        task, slots = task_of(plan, segment)
+        earlier = [keys[slot] for slot in slots]
+        key, why = segment_key(task, settings, model, *conds(segment), vae, video, earlier)
+        keys.append(key)
+        unsure |= {why} - {""}
+        if not store.has(key):
+            missing.append(segment)
+    return keys, missing, "; ".join(sorted(unsure))
+
+
+def _encoder(clip: Any, negative: str) -> Callable[[Segment], tuple[Any, Any]]:
     encoded: dict[tuple[str, int], Any] = {}
 
     def conds(segment: Segment) -> tuple[Any, Any]:
@@ -52,21 +106,21 @@ def dry_run(
                 encoded[text, segment.step] = cond
         return encoded[segment.prompt, segment.step], encoded[negative, segment.step]
 
-    keys: list[str] = []
-    missing, unsure = [], ""
-    for segment in plan.segments:
-        task, slots = task_of(plan, segment)
-        earlier = [keys[slot] for slot in slots]
-        key, unsure = segment_key(task, settings, model, *conds(segment), vae, video, earlier)
-        keys.append(key)
-        if not store.has(key):
-            missing.append(segment)
+    return conds
+
+
+def dry_run(
+    video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
+) -> str:
+    """What a run would make and cost: the plan, segments to make, time, memory and disk."""
+    plan = video.plan
+    keys, missing, unsure = _keys(video, model, clip, vae, negative, settings)
     passes = 1 if settings.cfg == 1.0 else 2
     lines = [plan.describe(settings.steps, passes)]
     lines.append(f"in the store: {len(keys) - len(missing)} of {len(keys)} segments")
     if missing:
         lines.append("to make: " + _names(missing))
-        lines += _cost(missing, plan, model, vae, settings, conds(missing[0]))
+        lines += _cost(missing, plan, model, vae, settings, _encoder(clip, negative)(missing[0]))
     if unsure:
         lines.append(f"not for after a restart: {unsure}")
     return "\n".join(lines)
@@ -89,9 +143,9 @@ def report(plan: Plan, film: FilmHandle) -> str:
     return "\n".join(lines)
 
 
-def _bytes(plan: Plan, vae: Any) -> int:
-    """Of the latents of all segments, in float32."""
-    frames = sum(segment.count for segment in plan.segments)
+def _bytes(segments: Sequence[Segment], plan: Plan, vae: Any) -> int:
+    """Of the latents of some segments, in float32."""
+    frames = sum(segment.count for segment in segments)
     return frames * vae.latent_channels * (plan.width // 8) * (plan.height // 8) * 4
 
 
@@ -123,7 +177,7 @@ def _cost(
         f"about {_duration(seconds)} (one step of {count} frames took {step:.3g} s), not counting "
         "the VAE",
         f"about {as_text(memory)} of memory for the model and a step, "
-        f"{as_text(_bytes(plan, vae))} on disk",
+        f"{as_text(_bytes(missing, plan, vae) + bytes_of(plan))} on disk",
     ]
 
 

@@ -87,6 +87,10 @@ class Task:
             raise ValueError(f"a segment's task is not understood: {error!r}") from None
         if values or any(len(item) != 3 for item in given):
             raise ValueError("a segment's task holds more than it should: make it from a plan")
+        if not (1 <= task.count <= 4096 and min(task.width, task.height) >= 16):
+            raise ValueError(f"a segment's task of {task.count} frames: expected 1 to 4096")
+        if max(task.width, task.height) > 16384 or not 0 <= task.seed < 2**64:
+            raise ValueError("a segment's task is out of range: make it from a plan")
         return task
 
 
@@ -239,6 +243,8 @@ def make_segment(
     """The segment from the store, or made and put there."""
     if any(slot >= len(earlier) for _, slot, _ in task.given):
         raise ValueError(f"segment {task.name} needs earlier segments that are not connected")
+    if takes_artists_frames(task) and video is None:
+        raise ValueError(f"segment {task.name} needs given frames, but no plan is connected")
     store = segment_store()
     key, unsure = segment_key(
         task, settings, model, positive, negative, vae, video, [handle.key for handle in earlier]

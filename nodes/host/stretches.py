@@ -15,12 +15,12 @@ from torch import Tensor
 from ...stiv.plan import Plan
 from ...stiv.seams import FrameStatistics, frame_statistics, join_statistics
 from ...stiv.store import SegmentStore
-from ...stiv.timeline import Stretch, owners, source
+from ...stiv.timeline import Stretch, owners, source, stretches
 from ..frames import fit_picture
 from .colours import match_colours
 from .film import Film, finish
 from .fingerprint import fingerprint, vae_fingerprint
-from .pieces import Piece, encode_piece
+from .pieces import Piece, eight_bit, encode_piece
 from .segments import LongVideo, SegmentHandle, chain, segment_store
 from .vae import decode_frames, encode_pictures
 
@@ -28,6 +28,7 @@ VERSION = 1
 """Of what a piece's key stands for; raised when the same settings give other pixels."""
 _ARTIST = -1
 _BATCH = 8  # frames decoded at a time
+_HOSTILE = (OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Part:
                 keys=tuple((int(at), int(s), int(w)) for at, s, w in values.pop("keys")),
                 **{name: int(values.pop(name)) for name in ("start", "width", "height")},
             )
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, *_HOSTILE) as error:
             raise ValueError(f"a part of a long video is not understood: {error!r}") from None
         if values:
             raise ValueError(
@@ -124,6 +125,12 @@ def takes_artists_frames(part: Part) -> bool:
     return _ARTIST in places
 
 
+def bytes_of(plan: Plan) -> int:
+    """About what its pieces of film and their statistics take in the store."""
+    pixels = plan.width * plan.height
+    return int(plan.frames * pixels * 0.25) + len(stretches(plan)) * 2 * 3 * pixels
+
+
 def write_stretch(
     part: Part,
     look: Look,
@@ -140,14 +147,18 @@ def write_stretch(
     return film
 
 
-def grow(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) -> None:
-    """Let the film's file have all stretches up to this one."""
+def grow(
+    film: FilmHandle, look: Look, vae: Any, video: LongVideo | None, complete: bool = False
+) -> None:
+    """Let the film's file have all stretches up to this one; `complete`: and nothing more."""
     store, parts = segment_store(), film.parts()
 
     def make(index: int) -> Piece:
         return _piece(parts[index], index, look, vae, video, store)
 
-    Film(film.path).grow([part.key for part in parts], make)
+    ids, file = [part.key for part in parts], Film(film.path)
+    if complete or file.kept(ids) < len(ids):  # a run that goes on leaves what plays already
+        file.grow(ids, make)
 
 
 def statistics(film: FilmHandle) -> FrameStatistics | None:
@@ -158,7 +169,7 @@ def statistics(film: FilmHandle) -> FrameStatistics | None:
         if tensors is None:
             return None
         if last is not None:
-            step = frame_statistics(tensors["first"][None], last)
+            step = frame_statistics(tensors["first"][None] / 255, last / 255)
             tensors["motion"][0] = step.motion[0]
         found.append(FrameStatistics(tensors["colour"], tensors["motion"]))
         last = tensors["last"]
@@ -167,7 +178,7 @@ def statistics(film: FilmHandle) -> FrameStatistics | None:
 
 def finished(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) -> Path:
     """The whole film as an ordinary MP4 in the temporary folder; the growing file goes."""
-    grow(film, look, vae, video)
+    grow(film, look, vae, video, complete=True)
     name = fingerprint([part.key for part in film.parts()]).digest[:24]
     target = Path(folder_paths.get_temp_directory()) / f"stiv_{name}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -209,9 +220,19 @@ def pixels(
         return
     keys = torch.cat(list(frames([place for _, *place in part.keys])))
     positions = [position for position, *_ in part.keys]
+    as_they_are = {
+        part.start + index
+        for index, (slot, where) in enumerate(part.sources)
+        if look.exact and slot == _ARTIST and video.frames[where].kind == "image"
+    }
     at = part.start
     for batch in frames(part.sources):
-        yield torch.stack([_matched(f, at + i, positions, keys) for i, f in enumerate(batch)])
+        yield torch.stack(
+            [
+                frame if at + i in as_they_are else _matched(frame, at + i, positions, keys)
+                for i, frame in enumerate(batch)
+            ]
+        )
         at += len(batch)
 
 
@@ -290,7 +311,7 @@ def _piece(
     piece = encode_piece(measured(), start, index, look.fps, look.crf)
     joined = join_statistics(numbers)
     tensors = {"colour": joined.colour, "motion": joined.motion}
-    tensors |= {"first": ends[0].contiguous(), "last": ends[-1].contiguous()}
+    tensors |= {"first": eight_bit(ends[0]), "last": eight_bit(ends[-1])}
     store.put(_statistics_key(film.key), tensors, {"name": "statistics"})
     store.put_file(film.key, ".mp4", piece.to_bytes())
     return piece

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ComfyUI_STIV.nodes.host import segments, stretches
+from ComfyUI_STIV.nodes.host import long_run, segments, stretches
 from ComfyUI_STIV.stiv import timeline
 from torch import Tensor
 
@@ -82,6 +82,17 @@ def test_a_roll_out_by_hand_gives_the_same_latents(loaded: Loaded) -> None:
         parts = tiny.run("STIVSegment", plan=video, number=number, made=before)
         before = {"samples": sampled(loaded, parts)}
         assert torch.equal(before["samples"][0], latents(handle))
+
+
+def test_a_window_after_one_that_is_left_out_takes_the_right_frames(loaded: Loaded) -> None:
+    placed = tiny.run("STIVPlaceFrames", frames=picture(0.2), positions="4")
+    video = plan_of("Prediction", frames=8, window=4, carry=3, stiv_frames=placed)
+    handles = make_all(loaded, video)
+    names = [handle.name for handle in handles]
+    assert "seg1" not in names
+    before = {"samples": latents(handles[names.index("seg0")])[None]}
+    parts = tiny.run("STIVSegment", plan=video, number=2, made=before)
+    assert torch.equal(sampled(loaded, parts)[0], latents(handles[names.index("seg2")]))
 
 
 def test_given_frames_and_carried_ones_are_exact(loaded: Loaded) -> None:
@@ -163,6 +174,27 @@ def test_pictures_come_back_exactly_or_as_the_vae_shows_them(loaded: Loaded) -> 
     assert torch.equal(frames[True][others], frames[False][others])
 
 
+def test_matched_colours_leave_given_pictures_alone(loaded: Loaded) -> None:
+    given = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(3))
+    placed = tiny.run("STIVPlaceFrames", frames=given, positions="4")
+    video = plan_of(stiv_frames=placed)
+    look = stretches.Look(8.0, 18, exact=True, match=True)
+    film = film_of(loaded, video, make_all(loaded, video), look)
+    frames = stretches.all_frames(film, look, loaded.vae, video)
+    assert torch.equal(frames[4], given[0])
+
+
+def test_a_film_that_goes_on_keeps_playing_what_it_has(loaded: Loaded) -> None:
+    video = plan_of(seed=14)
+    handles = make_all(loaded, video)
+    whole = film_of(loaded, video, handles, LOOK)
+    size = whole.path.stat().st_size
+    part, slots = stretches.part_of(video.plan, timeline.stretches(video.plan)[0], False)
+    chosen = [handles[slot] for slot in slots]
+    stretches.write_stretch(part, LOOK, loaded.vae, video, chosen, None)
+    assert whole.path.stat().st_size == size
+
+
 def test_a_film_whose_pieces_are_lost_is_written_again(loaded: Loaded) -> None:
     video = plan_of(seed=13)
     handles = make_all(loaded, video)
@@ -187,6 +219,32 @@ def test_joined_segments_show_shared_frames_once() -> None:
     components = video.get_components()
     assert components.images.shape == (9, 32, 32, 3) and components.frame_rate == 8
     assert report.startswith("9 frames of 3 segments")
+
+
+def test_segments_of_two_sizes_are_refused() -> None:
+    parts = {"segment0": picture(0.1, 3), "segment1": picture(0.1, 3)[:, :32]}
+    with pytest.raises(ValueError, match="64 x 32 and 64 x 64 pixels: resize"):
+        tiny.run("STIVJoinSegments", segments=parts, fps=8.0, shared=1, images=False)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 9999, '{"name": 1, "count": 99999999999, "width": 64}']
+)
+def test_tasks_from_strangers(text: str) -> None:
+    for kind in (segments.Task, stretches.Part):
+        with pytest.raises(ValueError, match="not understood"):
+            kind.from_json(text)
+
+
+def test_what_would_stop_a_run_is_said_before(loaded: Loaded) -> None:
+    tall = torch.zeros(1, 4, 1, 16, 8)
+    placed = tiny.run("STIVPlaceFrames", frames={"samples": tall}, positions="4")
+    video = plan_of(stiv_frames=placed)
+    with pytest.raises(ValueError, match=r"latent given at frame 4 has the shape \(4, 16, 8\)"):
+        long_run.check(video, loaded.model, loaded.clip, loaded.vae, "", SETTINGS)
+    endless = plan_of("Prediction", frames=4000, window=4, carry=2)
+    with pytest.raises(ValueError, match=r"1,999 windows that each go on .* at most 700"):
+        long_run.check(endless, loaded.model, loaded.clip, loaded.vae, "", SETTINGS)
 
 
 def test_a_segment_of_nothing_new_is_refused() -> None:
@@ -238,3 +296,15 @@ def test_an_interpolation_of_a_video_takes_its_rate_and_size() -> None:
     assert (video.plan.frames, video.plan.fps) == (12, 25.0)
     assert (video.plan.width, video.plan.height) == (96, 64)
     assert "100 x 70" in report and "96 x 64" in report
+
+
+def test_a_prediction_of_a_video_takes_its_rate() -> None:
+    from comfy_api.latest import InputImpl, Types
+
+    parts = Types.VideoComponents(images=torch.rand(2, 64, 64, 3), frame_rate=np.float64(12.5))
+    video, report = tiny.run(
+        "STIVPredictionPlan", clip=InputImpl.VideoFromComponents(parts), prompts="", frames=9,
+        window=4, carry=2, seed=0, **SIZE,
+    )  # fmt: skip
+    assert video.plan.fps == 12.5 and "12.5 fps, as the clip; fps was set to 8" in report
+    assert video.plan.given == (0, 1)

@@ -108,7 +108,7 @@ def test_the_folder_is_a_file(tmp_path: Path) -> None:
 
 def test_check_writable_makes_the_folder_and_leaves_nothing(store: SegmentStore) -> None:
     store.check_writable()
-    assert list(store.folder.iterdir()) == []
+    assert [path.name for path in store.folder.iterdir()] == ["removals"]
 
 
 def test_no_disk_space(store: SegmentStore) -> None:

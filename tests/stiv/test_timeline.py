@@ -73,6 +73,11 @@ def test_the_papers_video_is_written_gap_by_gap() -> None:
     assert source(plan, 41) == Source(3, 1)
 
 
+def test_key_frames_alone_part_where_their_windows_do() -> None:
+    assert seams(hierarchy(10, 1, window=16, **SIZE)) == []
+    assert seams(hierarchy(20, 1, window=12, carry=4, **SIZE)) == [12]
+
+
 def test_a_rollout_parts_where_a_window_begins_to_make_frames() -> None:
     assert seams(rollout(40, window=16, carry=4, **SIZE)) == [16, 28]
 
