@@ -8,13 +8,21 @@ from .frames import STIVEmptyLatent, STIVFrameReplacement, STIVPlaceFrames
 from .guidance import STIVGuidance, STIVGuider
 from .hand_wired import STIVJoinSegments, STIVKeyFrames, STIVSegment
 from .info import STIVModelInfo
+from .inside import (
+    STIVFinishFilm,
+    STIVGatherSegments,
+    STIVMakeBlock,
+    STIVMakeSegment,
+    STIVWriteStretch,
+)
 from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
-from .long_video import STIVFinishFilm, STIVLongVideo, STIVMakeSegment, STIVWriteStretch
+from .long_video import STIVLongVideo
 from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
 from .text import STIVTextEncode
 from .views import STIVMultiView
 
-_INSIDE = (STIVMakeSegment, STIVWriteStretch, STIVFinishFilm)  # what STIV Long Video becomes
+# What STIV Long Video becomes.
+_INSIDE = (STIVMakeBlock, STIVMakeSegment, STIVWriteStretch, STIVGatherSegments, STIVFinishFilm)
 
 
 class STIVExtension(ComfyExtension):

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
 import comfy.samplers
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
-from ..stiv.timeline import stretches
-from .host.long_run import check, dry_run, report
+from ..stiv.plan import Plan
+from ..stiv.timeline import blocks
+from .host.long_run import check, dry_run
 from .host.report import tell
-from .host.segments import (
-    LongVideo,
-    SegmentHandle,
-    Settings,
-    Task,
-    make_segment,
-    segment_store,
-    takes_artists_frames,
-    task_of,
-)
-from .host.stretches import FilmHandle, Look, Part, all_frames, finished, part_of, write_stretch
-from .host.stretches import takes_artists_frames as shows_artists_frames
+from .host.segments import LongVideo, Settings
 from .plan import PlanType
-
-SegmentType = io.Custom("STIV_SEGMENT")
-FilmType = io.Custom("STIV_FILM")
-_MAX_SLOTS = 100  # the host's limit
 
 
 class STIVLongVideo(io.ComfyNode):
@@ -137,11 +125,20 @@ class STIVLongVideo(io.ComfyNode):
             "match_colours": match_colours,
         }  # fmt: skip
         graph = GraphBuilder()
-        made = _add_segments(graph, plan.plan, links, negative, settings)
-        film = _add_stretches(graph, plan.plan, links, made, look)
+        common = {
+            "model": links["model"], "clip": links["clip"], "vae": links["vae"],
+            "stiv_plan": links["plan"], "texts": _add_texts(graph, plan.plan, links, negative),
+            "negative": negative, **asdict(settings), **look,
+        }  # fmt: skip
+        last: dict[str, Any] = {}
+        for number, _ in enumerate(blocks(plan.plan)):
+            block = graph.node(
+                "STIVMakeBlock", id=f"block{number}", number=number, **common, **last
+            )
+            last = {"made": block.out(0), "film": block.out(1)}
         end = graph.node(
-            "STIVFinishFilm", id="end", film=film, vae=links["vae"], stiv_plan=links["plan"],
-            images=images, **look,
+            "STIVFinishFilm", id="end", vae=links["vae"], stiv_plan=links["plan"], images=images,
+            **last, **look,
         )  # fmt: skip
         return io.NodeOutput(end.out(0), end.out(1), end.out(2), expand=graph.finalize())
 
@@ -149,229 +146,14 @@ class STIVLongVideo(io.ComfyNode):
 _dry_run = dry_run  # the input of the same name hides it
 
 
-def _add_segments(
-    graph: GraphBuilder, plan: Any, links: dict, negative: str, settings: Settings
-) -> list[Any]:
-    """One node for each segment, and one for each prompt; they say no more than they need, so that
-    the host runs again only what a change concerns."""
-    texts: dict[tuple[str, int], Any] = {}
-
-    def encoded(text: str, stride: int) -> Any:
-        if (text, stride) not in texts:
-            texts[text, stride] = graph.node(
-                "STIVTextEncode", id=f"text{len(texts)}", clip=links["clip"], text=text,
-                original_width=0, original_height=0, crop_left=0, crop_top=0, stride=stride,
-            ).out(0)  # fmt: skip
-        return texts[text, stride]
-
-    made: list[Any] = []
-    for segment in plan.segments:
-        task, slots = task_of(plan, segment)
-        inputs = {f"segments.segment{i}": made[slot] for i, slot in enumerate(slots)}
-        if takes_artists_frames(task):
-            inputs["stiv_plan"] = links["plan"]
+def _add_texts(graph: GraphBuilder, plan: Plan, links: dict[str, Any], negative: str) -> str:
+    """A node for each prompt, and where to find them: [text, stride, node] as JSON."""
+    wanted = {(text, s.step) for s in plan.segments for text in (s.prompt, negative)}
+    found = []
+    for number, (text, stride) in enumerate(sorted(wanted)):
         node = graph.node(
-            "STIVMakeSegment", id=segment.name, model=links["model"], vae=links["vae"],
-            positive=encoded(segment.prompt, segment.step),
-            negative=encoded(negative, segment.step), task=task.to_json(),
-            steps=settings.steps, cfg=settings.cfg, sampler_name=settings.sampler_name,
-            scheduler=settings.scheduler, **inputs,
+            "STIVTextEncode", id=f"text{number}", clip=links["clip"], text=text, original_width=0,
+            original_height=0, crop_left=0, crop_top=0, stride=stride,
         )  # fmt: skip
-        made.append(node.out(0))
-    return made
-
-
-def _add_stretches(graph: GraphBuilder, plan: Any, links: dict, made: list, look: dict) -> Any:
-    """A chain of nodes that write the film; each runs as soon as its segments are there."""
-    film = None
-    for number, stretch in enumerate(stretches(plan)):
-        part, slots = part_of(plan, stretch, look["match_colours"])
-        if len(slots) > _MAX_SLOTS:
-            raise ValueError(
-                f"STIV Long Video: frames {stretch.start} to {stretch.stop - 1} come from "
-                f"{len(slots)} segments, at most {_MAX_SLOTS} can be joined at once: make the "
-                "video in parts"
-            )
-        inputs = {f"segments.segment{i}": made[slot] for i, slot in enumerate(slots)}
-        if shows_artists_frames(part):
-            inputs["stiv_plan"] = links["plan"]
-        if film is not None:
-            inputs["film"] = film
-        node = graph.node(
-            "STIVWriteStretch", id=f"film{number}", vae=links["vae"], part=part.to_json(),
-            **look, **inputs,
-        )  # fmt: skip
-        film = node.out(0)
-    return film
-
-
-class STIVMakeSegment(io.ComfyNode):
-    """A segment inside STIV Long Video."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="STIVMakeSegment",
-            display_name="STIV Make Segment",
-            category="STIV/long video/inside",
-            description="One segment of a long video; STIV Long Video adds as many as it needs.",
-            is_dev_only=True,
-            inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Vae.Input("vae"),
-                io.String.Input("task"),
-                io.Int.Input("steps", min=1, max=10_000),
-                io.Float.Input("cfg", min=0.0, max=100.0),
-                io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
-                PlanType.Input("stiv_plan", optional=True),
-                _segments(),
-            ],
-            outputs=[SegmentType.Output(display_name="segment")],
-            hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def fingerprint_inputs(cls, **kwargs: Any) -> str:
-        """Something was removed from the store: look again whether the segment is there."""
-        return segment_store().generation()
-
-    @classmethod
-    def execute(
-        cls,
-        model: Any,
-        positive: Any,
-        negative: Any,
-        vae: Any,
-        task: str,
-        steps: int,
-        cfg: float,
-        sampler_name: str,
-        scheduler: str,
-        stiv_plan: LongVideo | None = None,
-        segments: dict[str, SegmentHandle] | None = None,
-    ) -> io.NodeOutput:
-        handle = make_segment(
-            Task.from_json(task), Settings(steps, cfg, sampler_name, scheduler), model, positive,
-            negative, vae, stiv_plan, _in_order(segments),
-        )  # fmt: skip
-        made = f"made in {handle.seconds:.1f} s" if handle.made_in else "from the store"
-        tell(cls, f"{handle.name} {made}")
-        return io.NodeOutput(handle)
-
-
-class STIVWriteStretch(io.ComfyNode):
-    """A stretch of the film inside STIV Long Video."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="STIVWriteStretch",
-            display_name="STIV Write Stretch",
-            category="STIV/long video/inside",
-            description="Writes frames as soon as they are made, inside STIV Long Video.",
-            is_dev_only=True,
-            is_output_node=True,  # the host runs these first, so the film grows with the segments
-            inputs=[
-                io.Vae.Input("vae"),
-                io.String.Input("part"),
-                *_look(),
-                PlanType.Input("stiv_plan", optional=True),
-                FilmType.Input("film", optional=True),
-                _segments(),
-            ],
-            outputs=[FilmType.Output(display_name="film")],
-            hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        vae: Any,
-        part: str,
-        fps: float,
-        crf: int,
-        exact_pictures: bool,
-        match_colours: bool,
-        stiv_plan: LongVideo | None = None,
-        film: FilmHandle | None = None,
-        segments: dict[str, SegmentHandle] | None = None,
-    ) -> io.NodeOutput:
-        look = Look(fps, crf, exact_pictures, match_colours)
-        handles = _in_order(segments)
-        return io.NodeOutput(
-            write_stretch(Part.from_json(part), look, vae, stiv_plan, handles, film)
-        )
-
-
-class STIVFinishFilm(io.ComfyNode):
-    """The end of STIV Long Video."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="STIVFinishFilm",
-            display_name="STIV Finish Film",
-            category="STIV/long video/inside",
-            description="Closes the film, inside STIV Long Video.",
-            is_dev_only=True,
-            inputs=[
-                FilmType.Input("film"),
-                io.Vae.Input("vae"),
-                PlanType.Input("stiv_plan"),
-                io.Boolean.Input("images", default=False),
-                *_look(),
-            ],
-            outputs=[
-                io.Image.Output(display_name="images"),
-                io.Video.Output(display_name="video"),
-                io.String.Output(display_name="report"),
-            ],
-            hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def execute(
-        cls,
-        film: FilmHandle,
-        vae: Any,
-        stiv_plan: LongVideo,
-        images: bool,
-        fps: float,
-        crf: int,
-        exact_pictures: bool,
-        match_colours: bool,
-    ) -> io.NodeOutput:
-        look = Look(fps, crf, exact_pictures, match_colours)
-        path = finished(film, look, vae, stiv_plan)
-        frames: Any = ExecutionBlocker(
-            "switch on images of STIV Long Video to use its frames: they take memory for the "
-            "whole video"
-        )
-        if images:
-            frames = all_frames(film, look, vae, stiv_plan)
-        text = report(stiv_plan.plan, film)
-        tell(cls, text)
-        return io.NodeOutput(frames, InputImpl.VideoFromFile(str(path)), text)
-
-
-def _in_order(segments: dict[str, SegmentHandle] | None) -> list[SegmentHandle]:
-    return [segments[f"segment{slot}"] for slot in range(len(segments or {}))]
-
-
-def _segments() -> Any:
-    template = io.Autogrow.TemplatePrefix(
-        SegmentType.Input("segment"), prefix="segment", min=0, max=_MAX_SLOTS
-    )
-    return io.Autogrow.Input("segments", template=template)
-
-
-def _look() -> list[io.Input]:
-    return [
-        io.Float.Input("fps", min=0.01, max=8000.0),
-        io.Int.Input("crf", min=0, max=51),
-        io.Boolean.Input("exact_pictures"),
-        io.Boolean.Input("match_colours"),
-    ]
+        found.append([text, stride, node.id])
+    return json.dumps(found)

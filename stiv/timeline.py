@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isqrt
 from typing import NamedTuple
 
 from .plan import Plan, Segment
 from .windows import hierarchy_windows, interpolation_windows, window_count
 
 MAX_PIECES = 400  # more would only make each of them smaller
+MIN_BLOCK, MAX_BLOCK = 8, 64
 
 
 class Source(NamedTuple):
@@ -72,6 +74,42 @@ def stretches(plan: Plan, most: int = MAX_PIECES) -> list[Stretch]:
     return [
         Stretch(start, stop) for start, stop in zip(cuts, [*cuts[1:], plan.frames], strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Segments that are made, and stretches that are written, one after another."""
+
+    segments: range
+    """Indices in the plan."""
+    stretches: range
+    """Indices in `stretches(plan)`; what they need is made in this block or an earlier one."""
+
+
+def blocks(plan: Plan) -> list[Block]:
+    """The whole work in blocks of about equal size, as many as each of them has segments.
+
+    What follows each segment back to all that it depends on then takes the square root of what it
+    would take in one go.
+    """
+    total, parts = len(plan.segments), stretches(plan)
+    size = min(MAX_BLOCK, max(MIN_BLOCK, isqrt(total)))
+    ends = [*range(size, total, size), total]
+    # Colours are matched to key frames, so all of these come first.
+    keys = sum(segment.level == 0 for segment in plan.segments) * (plan.mode == "hierarchy")
+    found, begun, done = [], 0, 0
+    for end in ends:
+        first = done
+        while done < len(parts) and max(_last_needed(plan, parts[done]) + 1, keys) <= end:
+            done += 1
+        done = len(parts) if end == total else done
+        found.append(Block(range(begun, end), range(first, done)))
+        begun = end
+    return found
+
+
+def _last_needed(plan: Plan, stretch: Stretch) -> int:
+    return max(owners(plan, range(stretch.start, stretch.stop)), default=-1)
 
 
 def owners(plan: Plan, positions: Iterable[int]) -> list[int]:

@@ -16,13 +16,21 @@ from ...stiv.store import StoreError, as_text
 from ...stiv.timeline import seams
 from ..text import STIVTextEncode
 from .model import require_stiv
-from .segments import LongVideo, Settings, Task, sample_segment, segment_key, segment_store, task_of
+from .segments import (
+    LongVideo,
+    SegmentHandle,
+    Settings,
+    Task,
+    sample_segment,
+    segment_key,
+    segment_store,
+    task_of,
+)
 from .stretches import FilmHandle, bytes_of, statistics
 from .vae import check_vae
 
 _NODE = "STIV Long Video"
 _LISTED = 40  # segments named one by one
-_LONGEST_CHAIN = 700  # Python's recursion ends at 1,000 calls, some of which are the host's
 
 
 def check(
@@ -40,7 +48,6 @@ def check(
     context = get_executing_context()
     if context is not None and context.list_index:
         raise ValueError(f"{_NODE} makes one video: give it one model, plan, and so on, no list")
-    _check_chain(video.plan)
     _check_latents(video, vae)
     store = segment_store()
     store.check_writable()
@@ -51,17 +58,6 @@ def check(
         _, missing, _ = _keys(video, model, clip, vae, negative, settings)
         left = _bytes(missing, video.plan, vae) + bytes_of(video.plan)
         store.check_room(left, needed - left)
-
-
-def _check_chain(plan: Plan) -> None:
-    """The host follows what a node depends on by recursion, which has an end."""
-    windows = plan.numbered if plan.mode == "rollout" else plan.key_windows
-    if windows > _LONGEST_CHAIN:
-        raise ValueError(
-            f"{_NODE}: the plan has {windows:,} windows that each go on from the one before, at "
-            f"most {_LONGEST_CHAIN} work: use a longer window or less carry, or make the video in "
-            "parts"
-        )
 
 
 def _check_latents(video: LongVideo, vae: Any) -> None:
@@ -126,12 +122,11 @@ def dry_run(
     return "\n".join(lines)
 
 
-def report(plan: Plan, film: FilmHandle) -> str:
+def report(plan: Plan, handles: Sequence[SegmentHandle], film: FilmHandle) -> str:
     """What was made, and how the seams came out."""
     context = get_executing_context()
     run = "" if context is None else context.prompt_id
-    handles = {h.name: h for part in film.parts() for h in part.segments}
-    made = [handle for handle in handles.values() if handle.made_in and handle.made_in == run]
+    made = [handle for handle in handles if handle.made_in and handle.made_in == run]
     seconds = sum(handle.seconds for handle in made)
     lines = [
         plan.describe(),

@@ -25,6 +25,7 @@ import nodes
 from ...stiv.frames import GivenFrame, GivenFrames
 from ...stiv.plan import Plan, Segment
 from ...stiv.store import SegmentStore
+from ...stiv.store_entries import check_key
 from ...stiv.timeline import given_sources
 from ..frames import STIVEmptyLatent, STIVFrameReplacement
 from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprint, vae_fingerprint
@@ -118,6 +119,23 @@ class SegmentHandle:
                 "(removed, or damaged): press Run again and it is made anew"
             )
         return tensors["latents"]
+
+
+def known_to_json(handles: Mapping[int, SegmentHandle]) -> str:
+    """Handles by slot as a widget value: what they are, not when they were made."""
+    return json.dumps({slot: [handle.name, handle.key] for slot, handle in handles.items()})
+
+
+def known_from_json(text: str) -> dict[int, SegmentHandle]:
+    """Raises ValueError for anything that `known_to_json` does not write."""
+    try:
+        found = {}
+        for slot, (name, key) in json.loads(text).items():
+            check_key(key)
+            found[int(slot)] = SegmentHandle(str(name), key, 0.0, "")
+        return found
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"segments made before are not understood: {error!r}") from None
 
 
 def segment_store() -> SegmentStore:

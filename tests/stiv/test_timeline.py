@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
+from stiv import timeline
 from stiv.plan import Plan, hierarchy, interpolation, rollout
-from stiv.timeline import Source, Stretch, given_sources, owners, seams, source, stretches
+from stiv.timeline import Source, Stretch, blocks, given_sources, owners, seams, source, stretches
 from tests.stiv.plans import plans
 
 RELAXED = settings(deadline=None)
@@ -86,3 +89,27 @@ def test_an_interpolation_parts_inside_the_overlap() -> None:
     plan = interpolation(20, 2, window=16, overlap=2, **SIZE)
     (first, second, *_) = plan.segments
     assert seams(plan)[0] == second.positions()[2] == first.positions()[-2]
+
+
+@RELAXED
+@given(plans(), st.integers(1, 5))
+def test_blocks_do_everything_once_and_in_time(plan: Plan, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # as a long plan would be divided
+        patch.setattr(timeline, "MIN_BLOCK", size)
+        patch.setattr(timeline, "MAX_BLOCK", size)
+        parts = blocks(plan)
+    assert [i for block in parts for i in block.segments] == list(range(len(plan.segments)))
+    written = stretches(plan)
+    assert [i for block in parts for i in block.stretches] == list(range(len(written)))
+    for block in parts:
+        for index in block.stretches:
+            positions = range(written[index].start, written[index].stop)
+            assert all(owner < block.segments.stop for owner in owners(plan, positions))
+            if plan.mode == "hierarchy":
+                keys = {i for i, s in enumerate(plan.segments) if s.level == 0}
+                assert all(key < block.segments.stop for key in keys)
+
+
+def test_blocks_are_as_many_as_their_segments() -> None:
+    parts = blocks(hierarchy(401, 15, window=16, **SIZE))
+    assert 18 <= len(parts) <= 23

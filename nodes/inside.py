@@ -1,0 +1,367 @@
+"""What STIV Long Video becomes when it runs: nodes that the host shows, caches and interrupts.
+
+STIV Long Video -> blocks -> segments and stretches. Blocks, because the host keeps for every node
+the list of all nodes that it depends on: in one chain that would grow with the square of the
+video's length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import InputImpl, io
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
+
+from ..stiv.timeline import blocks, stretches
+from .host.long_run import report
+from .host.report import tell
+from .host.segments import (
+    LongVideo,
+    SegmentHandle,
+    Settings,
+    Task,
+    known_from_json,
+    known_to_json,
+    make_segment,
+    segment_store,
+    takes_artists_frames,
+    task_of,
+)
+from .host.stretches import FilmHandle, Look, Part, all_frames, finished, part_of, write_stretch
+from .host.stretches import takes_artists_frames as shows_artists_frames
+from .plan import PlanType
+
+SegmentType = io.Custom("STIV_SEGMENT")
+MadeType = io.Custom("STIV_MADE")
+FilmType = io.Custom("STIV_FILM")
+_MAX_SLOTS = 100  # the host's limit
+
+
+class STIVMakeBlock(io.ComfyNode):
+    """Some segments inside STIV Long Video, and the stretches that they complete."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVMakeBlock",
+            display_name="STIV Make Block",
+            category="STIV/long video/inside",
+            description="A part of a long video; STIV Long Video adds as many as it needs.",
+            is_dev_only=True,
+            enable_expand=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Clip.Input("clip"),
+                io.Vae.Input("vae"),
+                PlanType.Input("stiv_plan"),
+                io.String.Input("texts"),
+                io.String.Input("negative"),
+                io.Int.Input("number", min=0, max=100_000),
+                *_sampling(),
+                *_look(),
+                MadeType.Input("made", optional=True),
+                FilmType.Input("film", optional=True),
+            ],
+            outputs=[MadeType.Output(display_name="made"), FilmType.Output(display_name="film")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        stiv_plan: LongVideo,
+        texts: str,
+        negative: str,
+        number: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        fps: float,
+        crf: int,
+        exact_pictures: bool,
+        match_colours: bool,
+        made: tuple[SegmentHandle, ...] = (),
+        film: FilmHandle | None = None,
+    ) -> io.NodeOutput:
+        links = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
+        graph, plan = GraphBuilder(), stiv_plan.plan
+        block = blocks(plan)[number]
+        encoded = {(text, stride): [node, 0] for text, stride, node in json.loads(texts)}
+        settings = {name: links[name] for name in _SAMPLING}
+        here: dict[int, Any] = {}
+        for index in block.segments:
+            segment = plan.segments[index]
+            task, slots = task_of(plan, segment)
+            node = graph.node(
+                "STIVMakeSegment", id=segment.name, model=links["model"], vae=links["vae"],
+                positive=encoded[segment.prompt, segment.step],
+                negative=encoded[negative, segment.step], task=task.to_json(), **settings,
+                **_earlier(slots, here, made, links, takes_artists_frames(task)),
+            )  # fmt: skip
+            here[index] = node.out(0)
+        end = film
+        for index in block.stretches:
+            part, slots = part_of(plan, stretches(plan)[index], match_colours)
+            needs = _earlier(slots, here, made, links, shows_artists_frames(part))
+            if end is not None:
+                needs["film"] = links["film"] if end is film else end
+            node = graph.node(
+                "STIVWriteStretch", id=f"film{index}", vae=links["vae"], part=part.to_json(),
+                **{name: links[name] for name in _LOOK}, **needs,
+            )  # fmt: skip
+            end = node.out(0)
+        gathered = graph.node(
+            "STIVGatherSegments", id="all", **_slots(list(here.values())),
+            **({"made": links["made"]} if "made" in links else {}),
+        )  # fmt: skip
+        return io.NodeOutput(gathered.out(0), end, expand=graph.finalize())
+
+
+def _earlier(
+    slots: Sequence[int],
+    here: Mapping[int, Any],
+    made: Sequence[SegmentHandle],
+    links: Mapping[str, Any],
+    with_plan: bool,
+) -> dict[str, Any]:
+    """Inputs for the segments that a node takes frames from: links in its own block; of earlier
+    blocks the handles themselves, so that the node depends on nothing else of them."""
+    if len(slots) > _MAX_SLOTS:
+        raise ValueError(
+            f"STIV Long Video: {len(slots)} segments meet in one place, at most {_MAX_SLOTS} can: "
+            "make the video in parts"
+        )
+    inputs = {f"segments.segment{slot}": here[i] for slot, i in enumerate(slots) if i in here}
+    inputs["known"] = known_to_json({s: made[i] for s, i in enumerate(slots) if i not in here})
+    if with_plan:
+        inputs["stiv_plan"] = links["stiv_plan"]
+    return inputs
+
+
+def _slots(nodes: Sequence[Any]) -> dict[str, Any]:
+    return {f"segments.segment{slot}": node for slot, node in enumerate(nodes)}
+
+
+class STIVGatherSegments(io.ComfyNode):
+    """All segments up to the end of a block."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVGatherSegments",
+            display_name="STIV Gather Segments",
+            category="STIV/long video/inside",
+            description="The end of a part of a long video, inside STIV Long Video.",
+            is_dev_only=True,
+            inputs=[MadeType.Input("made", optional=True), _segments()],
+            outputs=[MadeType.Output(display_name="made")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        made: tuple[SegmentHandle, ...] = (),
+        segments: dict[str, SegmentHandle] | None = None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput((*made, *_in_order("", segments)))
+
+
+class STIVMakeSegment(io.ComfyNode):
+    """A segment inside STIV Long Video."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVMakeSegment",
+            display_name="STIV Make Segment",
+            category="STIV/long video/inside",
+            description="One segment of a long video; STIV Long Video adds as many as it needs.",
+            is_dev_only=True,
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Vae.Input("vae"),
+                io.String.Input("task"),
+                *_sampling(),
+                io.String.Input("known"),
+                PlanType.Input("stiv_plan", optional=True),
+                _segments(),
+            ],
+            outputs=[SegmentType.Output(display_name="segment")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+        """Something was removed from the store: look again whether the segment is there."""
+        return segment_store().generation()
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        vae: Any,
+        task: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        known: str,
+        stiv_plan: LongVideo | None = None,
+        segments: dict[str, SegmentHandle] | None = None,
+    ) -> io.NodeOutput:
+        handle = make_segment(
+            Task.from_json(task), Settings(steps, cfg, sampler_name, scheduler), model, positive,
+            negative, vae, stiv_plan, _in_order(known, segments),
+        )  # fmt: skip
+        made = f"made in {handle.seconds:.1f} s" if handle.made_in else "from the store"
+        tell(cls, f"{handle.name} {made}")
+        return io.NodeOutput(handle)
+
+
+class STIVWriteStretch(io.ComfyNode):
+    """A stretch of the film inside STIV Long Video."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVWriteStretch",
+            display_name="STIV Write Stretch",
+            category="STIV/long video/inside",
+            description="Writes frames as soon as they are made, inside STIV Long Video.",
+            is_dev_only=True,
+            is_output_node=True,  # the host runs these first, so the film grows with the segments
+            inputs=[
+                io.Vae.Input("vae"),
+                io.String.Input("part"),
+                io.String.Input("known"),
+                *_look(),
+                PlanType.Input("stiv_plan", optional=True),
+                FilmType.Input("film", optional=True),
+                _segments(),
+            ],
+            outputs=[FilmType.Output(display_name="film")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        vae: Any,
+        part: str,
+        known: str,
+        fps: float,
+        crf: int,
+        exact_pictures: bool,
+        match_colours: bool,
+        stiv_plan: LongVideo | None = None,
+        film: FilmHandle | None = None,
+        segments: dict[str, SegmentHandle] | None = None,
+    ) -> io.NodeOutput:
+        look = Look(fps, crf, exact_pictures, match_colours)
+        handles = _in_order(known, segments)
+        return io.NodeOutput(
+            write_stretch(Part.from_json(part), look, vae, stiv_plan, handles, film)
+        )
+
+
+class STIVFinishFilm(io.ComfyNode):
+    """The end of STIV Long Video."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVFinishFilm",
+            display_name="STIV Finish Film",
+            category="STIV/long video/inside",
+            description="Closes the film, inside STIV Long Video.",
+            is_dev_only=True,
+            inputs=[
+                MadeType.Input("made"),
+                FilmType.Input("film"),
+                io.Vae.Input("vae"),
+                PlanType.Input("stiv_plan"),
+                io.Boolean.Input("images", default=False),
+                *_look(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images"),
+                io.Video.Output(display_name="video"),
+                io.String.Output(display_name="report"),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        made: tuple[SegmentHandle, ...],
+        film: FilmHandle,
+        vae: Any,
+        stiv_plan: LongVideo,
+        images: bool,
+        fps: float,
+        crf: int,
+        exact_pictures: bool,
+        match_colours: bool,
+    ) -> io.NodeOutput:
+        look = Look(fps, crf, exact_pictures, match_colours)
+        path = finished(film, look, vae, stiv_plan)
+        frames: Any = ExecutionBlocker(
+            "switch on images of STIV Long Video to use its frames: they take memory for the "
+            "whole video"
+        )
+        if images:
+            frames = all_frames(film, look, vae, stiv_plan)
+        text = report(stiv_plan.plan, made, film)
+        tell(cls, text)
+        return io.NodeOutput(frames, InputImpl.VideoFromFile(str(path)), text)
+
+
+def _in_order(known: str, segments: dict[str, SegmentHandle] | None) -> list[SegmentHandle]:
+    """Handles by slot, those known before and those of the same block."""
+    found = known_from_json(known) if known else {}
+    for name, handle in (segments or {}).items():
+        found[int(name.removeprefix("segment"))] = handle
+    if sorted(found) != list(range(len(found))):
+        raise ValueError("segments inside STIV Long Video are not connected as they were planned")
+    return [found[slot] for slot in range(len(found))]
+
+
+def _segments() -> Any:
+    template = io.Autogrow.TemplatePrefix(
+        SegmentType.Input("segment"), prefix="segment", min=0, max=_MAX_SLOTS
+    )
+    return io.Autogrow.Input("segments", template=template)
+
+
+def _look() -> list[io.Input]:
+    return [
+        io.Float.Input("fps", min=0.01, max=8000.0),
+        io.Int.Input("crf", min=0, max=51),
+        io.Boolean.Input("exact_pictures"),
+        io.Boolean.Input("match_colours"),
+    ]
+
+
+_LOOK = ("fps", "crf", "exact_pictures", "match_colours")
+_SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
+
+
+def _sampling() -> list[io.Input]:
+    return [
+        io.Int.Input("steps", min=1, max=10_000),
+        io.Float.Input("cfg", min=0.0, max=100.0),
+        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS),
+        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS),
+    ]
