@@ -259,7 +259,7 @@ def make_segment(
     earlier: Sequence[SegmentHandle],
 ) -> SegmentHandle:
     """The segment from the store, or made and put there."""
-    if any(slot >= len(earlier) for _, slot, _ in task.given):
+    if not {slot for _, slot, _ in task.given} <= set(range(_ARTIST, len(earlier))):
         raise ValueError(f"segment {task.name} needs earlier segments that are not connected")
     if takes_artists_frames(task) and video is None:
         raise ValueError(f"segment {task.name} needs given frames, but no plan is connected")

@@ -140,6 +140,11 @@ def write_stretch(
     before: FilmHandle | None,
 ) -> FilmHandle:
     """The film with one more stretch; its piece comes from the store, or is made and put there."""
+    slots = {slot for slot, _ in part.sources} | {slot for _, slot, _ in part.keys}
+    if not slots <= set(range(_ARTIST, len(segments))):
+        raise ValueError(f"frames from {part.start} on need segments that are not connected")
+    if takes_artists_frames(part) and video is None:
+        raise ValueError(f"frames from {part.start} on were given, but no plan is connected")
     index = 0 if before is None else len(before.parts())
     key = _piece_key(part, index, look, vae, video, segments)
     film = FilmHandle(key, part, tuple(segments), before)

@@ -204,6 +204,26 @@ def _picture(path: Path) -> bytes:
         return image.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("plan", "pictures", "frames", "segments"),
+    [
+        (prediction(frames=1), {"0": 0x203050}, 1, 0),  # everything is given
+        (hierarchy(key_frames=2, stride=1), None, 1, 1),
+        (hierarchy(key_frames=2, stride=1, closing=True), {"0": 0x203050}, 2, 1),
+    ],
+)
+def test_the_smallest_plans(
+    plan: dict[str, Any],
+    pictures: dict[str, int] | None,
+    frames: int,
+    segments: int,
+    server: ComfyServer,
+) -> None:
+    run = server.run(prompt_of(plan, pictures))
+    assert len(pixels(saved(run))) == frames
+    assert count_made(run) == segments
+
+
 def test_a_dry_run_makes_nothing_and_says_what_it_would(server: ComfyServer) -> None:
     plan = hierarchy(seed=77)
     dry = server.run(prompt_of(plan, dry_run=True))

@@ -236,6 +236,22 @@ def test_tasks_from_strangers(text: str) -> None:
             kind.from_json(text)
 
 
+def test_parts_that_are_not_connected_are_refused(loaded: Loaded) -> None:
+    for source, message in (
+        ((0, 0), "need segments"),
+        ((-5, 0), "need segments"),
+        ((-1, 0), "no plan"),
+    ):
+        part = stretches.Part(0, (source,), (), 64, 64)
+        with pytest.raises(ValueError, match=message):
+            stretches.write_stretch(part, LOOK, loaded.vae, None, [], None)
+    for slot, message in ((0, "earlier segments"), (-5, "earlier segments"), (-1, "no plan")):
+        task = segments.Task("a", 4, 64, 64, 0, ((0, slot, 0),))
+        text = loaded.text("")
+        with pytest.raises(ValueError, match=message):
+            segments.make_segment(task, SETTINGS, loaded.model, text, text, loaded.vae, None, [])
+
+
 def test_what_would_stop_a_run_is_said_before(loaded: Loaded) -> None:
     tall = torch.zeros(1, 4, 1, 16, 8)
     placed = tiny.run("STIVPlaceFrames", frames={"samples": tall}, positions="4")
