@@ -15,10 +15,12 @@ from training.evaluation.recognise import NONE, Tracks, motion_of, recognise
 from training.evaluation.score import (
     blend,
     evaluate,
+    repeat,
     report,
+    score_between,
     score_clips,
     score_image_to_video,
-    score_interpolation,
+    score_prediction,
 )
 from training.shapes.captions import held_out_prompts
 from training.shapes.render import render_clips
@@ -116,15 +118,38 @@ def test_blending_is_linear():
     assert blend(clip, given).ravel().tolist() == pytest.approx([0, 3, 6, 9, 9])
 
 
-def test_interpolation_scores(clips):
-    given = np.arange(16) % 2 == 0
-    true = score_interpolation(clips[:40], clips[:40], given)
-    assert true["psnr"] > 70 > 30 > true["psnr_blend"] > 10
-    blended = blend(clips[:40], given).round().astype(np.uint8)
-    score = score_interpolation(blended, clips[:40], given)
-    assert score["psnr"] == pytest.approx(score["psnr_blend"], abs=0.1)
+def test_frames_between_are_scored_beside_blending_and_repeating(clips):
+    given, clips = np.arange(16) % 2 == 0, clips[:40]
+    true = score_between(clips, clips, given)
+    assert true["psnr"] > 70 > 30 > true["psnr_blend"] > true["psnr_repeat"] > 10
+    assert (true["ssim"], true["motion_error"]) == (1.0, 0.0)
+    assert true["ssim"] > true["ssim_blend"] > true["ssim_repeat"] > 0.5
+    assert true["motion_error_repeat"] > 1
+    blended = blend(clips, given).round().astype(np.uint8)
+    score = score_between(blended, clips, given)
+    for figure in ("psnr", "ssim", "motion_error"):
+        assert score[figure] == pytest.approx(score[f"{figure}_blend"], abs=0.1)
     with pytest.raises(ValueError, match="1 given"):
-        score_interpolation(clips[:1], clips[:1], np.arange(16) == 0)
+        score_between(clips[:1], clips[:1], np.arange(16) == 0)
+
+
+def test_a_prediction_is_scored_beside_the_last_given_frame(clips):
+    clips = clips[:40]
+    frozen = clips.copy()
+    frozen[:, 4:] = frozen[:, 3:4]
+    score = score_prediction(frozen, clips, 4)
+    for figure in ("psnr", "ssim", "motion_error"):
+        assert score[figure] == score[f"{figure}_repeat"]
+    wrong_before = clips.copy()
+    wrong_before[:, :4] = 0
+    true = score_prediction(wrong_before, clips, 4)
+    assert true["psnr"] > 70 > true["psnr_repeat"] and true["motion_error"] == 0
+
+
+def test_repeating_shows_the_given_frame_before():
+    clip = np.arange(5, dtype=np.uint8).reshape(1, 5, 1, 1, 1)
+    given = np.array([False, True, False, True, False])
+    assert repeat(clip, given).ravel().tolist() == [1, 1, 1, 3, 3]
 
 
 def test_evaluate_asks_for_every_task_and_hides_what_is_not_given():
@@ -141,10 +166,12 @@ def test_evaluate_asks_for_every_task_and_hides_what_is_not_given():
     codec = SpaceCodec(make_vae(width=4), {"shift": 0.0, "scale": 1.0})
     results = evaluate(generate, codec, count=6, batch=4)
     first, every_second = [t == 0 for t in range(16)], [t % 2 == 0 for t in range(16)]
-    assert asked == [(n, m) for m in (None, first, every_second) for n in (4, 2)]
+    first_four = [t < 4 for t in range(16)]
+    assert asked == [(n, m) for m in (None, first, every_second, first_four) for n in (4, 2)]
     assert results["text_to_video"]["all"] == 1.0
     assert results["image_to_video"]["frame_exact"] == 0.0
     assert results["interpolation"]["psnr"] > results["interpolation"]["psnr_blend"]
+    assert results["prediction"]["psnr"] > results["prediction"]["psnr_repeat"]
     out = io.StringIO()
     report(results, out)
     assert json.loads(out.getvalue().splitlines()[-1]) == results

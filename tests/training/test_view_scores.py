@@ -15,54 +15,14 @@ from training.evaluation.views import (
     agreement,
     evaluate_views,
     multi_view_sampler,
-    psnr,
     same_colours,
     score_views,
-    ssim,
 )
 from training.sampling import Sampler
 from training.solids.render import render, trace, view_set
 from training.solids.scene import Solid, ViewScene, scene_from_seed
 
 CUBE = ViewScene((Solid("cube", 0, 3, yaw=20),), 20.0, 70.0)
-
-
-def flat(value: int) -> np.ndarray:
-    return np.full((16, 16, 3), value, np.uint8)
-
-
-def noise(seed: int, side: int = 16) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (side, side, 3)).astype(np.uint8)
-
-
-def test_psnr_in_closed_form() -> None:
-    assert psnr(flat(100), flat(110)) == pytest.approx(20 * np.log10(255 / 10))
-    assert psnr(flat(7), flat(7)) == pytest.approx(78.13, abs=0.01)
-
-
-def test_ssim_in_closed_form() -> None:
-    assert ssim(noise(0), noise(0)) == pytest.approx(1)
-    a, b, c1 = 100 / 255, 180 / 255, 1e-4
-    expected = (2 * a * b + c1) / (a * a + b * b + c1)
-    assert ssim(flat(100), flat(180)) == pytest.approx(expected)
-    assert ssim(noise(0), 255 - noise(0)) < -0.5
-
-
-def test_ssim_is_its_definition_window_by_window() -> None:
-    one, other = noise(1, 13), noise(2, 13)
-    weights = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
-    weights = np.outer(weights, weights) / weights.sum() ** 2
-    values = []
-    for channel in range(3):
-        for top in range(3):
-            for left in range(3):
-                a, b = (x[top : top + 11, left : left + 11, channel] / 255 for x in (one, other))
-                ma, mb = (weights * a).sum(), (weights * b).sum()
-                va, vb = (weights * (a - ma) ** 2).sum(), (weights * (b - mb) ** 2).sum()
-                both = (weights * (a - ma) * (b - mb)).sum()
-                light = (2 * ma * mb + 1e-4) / (ma**2 + mb**2 + 1e-4)
-                values.append(light * (2 * both + 9e-4) / (va + vb + 9e-4))
-    assert ssim(one, other) == pytest.approx(np.mean(values))
 
 
 def test_colours_are_compared_wherever_they_are() -> None:

@@ -72,9 +72,28 @@ def recognise(clip: np.ndarray) -> Reading:
 
 def colour_of(clip: np.ndarray) -> str:
     """The name of the object's colour in a clip or frames, uint8 (T, H, W, 3), or "none"."""
-    pixels = clip.astype(np.float32)
-    inner = _object_colour(pixels, _border_colour(pixels))
+    inner = object_colour(clip)
     return NONE if inner is None else _nearest(inner, COLOURS)
+
+
+def centres(clip: np.ndarray) -> np.ndarray:
+    """Where the object's centre is, (T, 2) of x and y in frame sides, in a clip (T, H, W, 3) in
+    levels; NaN in frames without an object."""
+    pixels = clip.astype(np.float32)
+    ground = _border_colour(pixels)
+    inner = _object_colour(pixels, ground)
+    found = np.full((len(clip), 2), np.nan, np.float32)
+    if inner is not None:
+        cover = _coverage(pixels, ground, inner)
+        visible = cover.mean((1, 2)) > _MIN_AREA
+        found[visible] = _centres(cover[visible])
+    return found
+
+
+def object_colour(clip: np.ndarray) -> np.ndarray | None:
+    """The object's colour in levels, (3,), in a clip (T, H, W, 3); None without an object."""
+    pixels = clip.astype(np.float32)
+    return _object_colour(pixels, _border_colour(pixels))
 
 
 def motion_of(tracks: Tracks) -> str:

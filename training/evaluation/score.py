@@ -1,9 +1,9 @@
 """Scores generated clips against the scenes their prompts describe.
 
-`evaluate` asks a `Generate` function for text-to-video, image-to-video and interpolation on prompts
-whose combinations were held out of training, and `report` prints the table and, as the last line,
-one JSON object. Run as a module it scores the scorer itself, on rendered clips and on the VAE's
-reconstructions of them: the ceiling of any model.
+`evaluate` asks a `Generate` function for text-to-video, image-to-video, interpolation and
+prediction on prompts whose combinations were held out of training, and `report` prints the table
+and, as the last line, one JSON object. Run as a module it scores the scorer itself, on rendered
+clips and on the VAE's reconstructions of them: the ceiling of any model.
 
     python -m training.evaluation.score --count 256 --vae vae.safetensors
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -28,6 +28,7 @@ from ..sampling import Codec
 from ..shapes.captions import held_out_prompts
 from ..shapes.render import render_clips
 from ..shapes.scene import DIRECTIONS, Scene
+from .pictures import motion_error, psnr, ssim
 from .recognise import colour_of, recognise
 
 #: (prompts, clean, frame_mask, seed) -> clips uint8 (n, T, H, W, 3). `clean` holds the given
@@ -36,6 +37,10 @@ from .recognise import colour_of, recognise
 Generate = Callable[[Sequence[str], Tensor | None, Tensor | None, int], np.ndarray]
 
 Scores = dict[str, float | int]
+
+PREDICT_FROM = 4
+"""Frames that a prediction is given (paper)."""
+_NO_SHARES = ("psnr", "ssim", "motion_error")
 
 
 def score_clips(clips: np.ndarray, scenes: Sequence[Scene]) -> Scores:
@@ -82,22 +87,57 @@ def score_image_to_video(clips: np.ndarray, given: np.ndarray, scenes: Sequence[
     }
 
 
-def score_interpolation(clips: np.ndarray, truth: np.ndarray, given: np.ndarray) -> Scores:
-    """PSNR in dB of the frames between given ones, against that of linear blending.
+def score_between(clips: np.ndarray, truth: np.ndarray, given: np.ndarray) -> Scores:
+    """Frames between given ones, against the true ones and what is done without a model.
 
-    clips and truth are (n, T, H, W, 3); given (T,) is True where a frame was given. Blending gets
-    the true given frames, and frames outside the outermost given ones are not scored.
+    clips and truth are (n, T, H, W, 3); given (T,) is True where a frame was given. The baselines
+    get the true given frames; frames outside the outermost given ones are not scored. Figures as
+    in `score_frames`; `blend` is linear blending, `repeat` the given frame before. Raises
+    ValueError for fewer than two given frames.
     """
     at = np.flatnonzero(given)
     if len(at) < 2:
         raise ValueError(f"{len(at)} given frames: interpolation needs at least two")
     between = [t for t in range(at[0], at[-1]) if not given[t]]
-    scores = {"clips": len(clips)}
-    for name, frames in (("psnr", clips), ("psnr_blend", blend(truth, given))):
-        error = frames[:, between].astype(np.float64) - truth[:, between]
-        each = 10 * np.log10(255.0**2 / np.maximum((error**2).mean((1, 2, 3, 4)), 1e-3))
-        scores[name] = round(float(each.mean()), 2)
+    candidates = {"": clips, "blend": blend(truth, given), "repeat": repeat(truth, given)}
+    return score_frames(candidates, truth, between)
+
+
+def score_prediction(clips: np.ndarray, truth: np.ndarray, given: int) -> Scores:
+    """Frames after the first `given` ones, against the true ones (both (n, T, H, W, 3)) and the
+    last true given frame repeated; figures as in `score_frames`."""
+    known = np.arange(truth.shape[1]) < given
+    candidates = {"": clips, "repeat": repeat(truth, known)}
+    return score_frames(candidates, truth, np.flatnonzero(~known).tolist())
+
+
+def score_frames(
+    candidates: Mapping[str, np.ndarray], truth: np.ndarray, at: Sequence[int]
+) -> Scores:
+    """Three figures of candidates (n, T, H, W, 3) for `truth`, of the frames `at`: psnr (dB, of a
+    clip's frames together), ssim (mean over frames), motion_error (pixels). A candidate's name is
+    added to the figure's."""
+    true, scores = truth[:, at], {"clips": len(truth)}
+    for name, frames in candidates.items():
+        made = frames[:, at]
+        figures = {
+            "psnr": round(float(psnr(made, true).mean()), 2),
+            "ssim": round(float(ssim(_flat(made), _flat(true)).mean()), 4),
+            "motion_error": round(float(motion_error(made, true).mean()), 2),
+        }
+        scores |= {f"{key}_{name}" if name else key: value for key, value in figures.items()}
     return scores
+
+
+def _flat(clips: np.ndarray) -> np.ndarray:
+    return clips.reshape(-1, *clips.shape[2:])
+
+
+def repeat(clips: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Clips (n, T, H, W, 3) with every frame replaced by the last given (T,) one so far; the first
+    given one comes before it as well."""
+    at = np.flatnonzero(given)
+    return clips[:, at[np.maximum(np.searchsorted(at, np.arange(len(given)), "right") - 1, 0)]]
 
 
 def blend(clips: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -123,7 +163,8 @@ def evaluate(
     batch: int = 32,
 ) -> dict[str, Scores]:
     """Scores a model on `count` held-out prompts: text to video, image to video, interpolation
-    between every second frame. Deterministic when `generate` is."""
+    between every second frame, prediction from the first four (paper). Deterministic when
+    `generate` is."""
     pairs = held_out_prompts(count, seed)
     prompts, scenes = [p for p, _ in pairs], [s for _, s in pairs]
     truth = render_clips(scenes, frames, size)
@@ -150,7 +191,9 @@ def evaluate(
     }
     every_second = np.arange(frames) % 2 == 0
     clips, _ = run(np.flatnonzero(every_second).tolist())
-    results["interpolation"] = score_interpolation(clips, truth, every_second)
+    results["interpolation"] = score_between(clips, truth, every_second)
+    clips, _ = run(range(PREDICT_FROM))
+    results["prediction"] = score_prediction(clips, truth, PREDICT_FROM)
     return results
 
 
@@ -159,7 +202,7 @@ def table(results: dict[str, Scores]) -> str:
     lines = ["| task | figure | value |", "| --- | --- | --- |"]
     for task, scores in results.items():
         for name, value in scores.items():
-            is_share = isinstance(value, float) and not name.startswith(("psnr", "ssim"))
+            is_share = isinstance(value, float) and not name.startswith(_NO_SHARES)
             shown = f"{100 * value:.1f} %" if is_share else str(value)
             lines.append(f"| {task.replace('_', ' ')} | {name.replace('_', ' ')} | {shown} |")
     return "\n".join(lines)

@@ -25,13 +25,12 @@ from stiv.views import ZERO123PLUS
 from ..sampling import Codec, Sampler
 from ..solids.render import trace, view_set
 from ..solids.scene import WHEEL, ViewScene, scene_from_seed
+from .pictures import psnr, ssim
 from .score import Generate, Scores, report
 
 GUIDANCE = 3.5
 """The paper's guidance scale for multi-view."""
 
-_WINDOW, _SIGMA = 11, 1.5  # of SSIM
-_K1, _K2 = 0.01, 0.03
 _SHADES = (0.7, 0.85, 1.0)  # brightness of a face, from shadow to light
 _SAME = 0.03  # difference in depth below which two views show the same point
 
@@ -58,37 +57,11 @@ def score_views(views: np.ndarray, truth: np.ndarray, scenes: Sequence[ViewScene
     known = [value for value in between if value is not None]
     return {
         "sets": len(views),
-        "psnr": round(float(np.mean([psnr(*pair) for pair in pairs])), 2),
-        "ssim": round(float(np.mean([ssim(*pair) for pair in pairs])), 4),
+        "psnr": round(float(psnr(_flat(views), _flat(truth)).mean()), 2),
+        "ssim": round(float(ssim(_flat(views), _flat(truth)).mean()), 4),
         "colours": round(float(np.mean([same_colours(*pair) for pair in pairs])), 4),
         "psnr_between": round(float(np.mean(known)), 2) if known else float("nan"),
     }
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    """Peak signal to noise in dB of two uint8 pictures; 78 where they are equal."""
-    error = np.mean((one.astype(np.float64) - other) ** 2)
-    return float(10 * np.log10(255.0**2 / max(error, 1e-3)))
-
-
-def ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity of two uint8 pictures (H, W, 3), both sides at least 11.
-
-    Wang et al. 2004: per channel, over Gaussian windows of 11 pixels that lie within the picture.
-    """
-    a, b = (torch.from_numpy(x).double().movedim(-1, 0)[:, None] / 255 for x in (one, other))
-    line = torch.exp(-0.5 * ((torch.arange(_WINDOW) - _WINDOW // 2) / _SIGMA).double() ** 2)
-    window = torch.outer(line, line)[None, None] / line.sum() ** 2
-
-    def mean(x: Tensor) -> Tensor:
-        return F.conv2d(x, window)
-
-    mu_a, mu_b = mean(a), mean(b)
-    var_a, var_b = mean(a * a) - mu_a**2, mean(b * b) - mu_b**2
-    together = mean(a * b) - mu_a * mu_b
-    light = (2 * mu_a * mu_b + _K1**2) / (mu_a**2 + mu_b**2 + _K1**2)
-    structure = (2 * together + _K2**2) / (var_a + var_b + _K2**2)
-    return float((light * structure).mean())
 
 
 def same_colours(view: np.ndarray, true: np.ndarray) -> float:

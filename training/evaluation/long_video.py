@@ -1,0 +1,150 @@
+"""How long videos keep what their prompt says: key frames first, or window after window.
+
+The same prompts are made by a hierarchy and by a roll-out (paper, long video), and both are read
+stretch by stretch: does the object still have its colour and its shape? Only motions that can go
+on for ever are asked for; an object that leaves the picture could not be kept.
+
+    python -m training.evaluation.long_video --checkpoint models/stiv_nano.safetensors
+
+Legend: n prompts, C channels, T frames, H, W pixels, h, w latent height and width.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stiv.plan import Plan, Segment, hierarchy, rollout
+
+from ..sampling import Sampler
+from ..shapes.captions import held_out_prompts
+from ..shapes.scene import Scene
+from .recognise import object_colour, recognise
+from .score import Scores, report
+
+MOTIONS = ("spin", "orbit", "bounce")
+"""The motions that repeat themselves."""
+STRETCH = 15
+"""Frames that are read together; also from one key frame to the next."""
+_FPS = 8.0
+
+
+def follow(plan: Plan, sampler: Sampler, prompts: Sequence[str]) -> Tensor:
+    """Latents (n, C, T, h, w) of the plan's video, for prompts of one's own instead of the plan's.
+
+    Every segment gets its given frames from those before it, and its stride as micro condition.
+    Raises ValueError for a plan with frames that somebody gives.
+    """
+    if plan.given:
+        raise ValueError(f"{len(plan.given)} frames of the plan are given: expected none")
+    C, _, h, w = sampler.shape
+    video = torch.zeros(len(prompts), C, plan.span, h, w)
+    for segment in plan.segments:
+        at = list(segment.positions())
+        mask = torch.zeros(len(prompts), segment.count, dtype=torch.bool)
+        mask[:, list(segment.given)] = True
+        clean = video[:, :, at] * mask[:, None, :, None, None]
+        made = _for_segment(sampler, segment).latents(prompts, clean, mask, segment.seed)
+        keeps = list(segment.keeps)
+        video[:, :, [at[index] for index in keeps]] = made[:, :, keeps]
+    return video[:, :, : plan.frames]
+
+
+def _for_segment(sampler: Sampler, segment: Segment) -> Sampler:
+    C, _, h, w = sampler.shape
+    micro = torch.tensor([[8 * h, 8 * w, 0, 0, segment.step, segment.count]]).float()
+    velocity = partial(sampler.velocity, micro=micro)
+    return replace(sampler, shape=(C, segment.count, h, w), velocity=velocity)
+
+
+def score_stretches(clips: np.ndarray, scenes: Sequence[Scene], length: int = STRETCH) -> Scores:
+    """How clips uint8 (n, T, H, W, 3) keep what their one-object scenes say, to the end.
+
+    colour and shape: share of all stretches of `length` frames that show the scene's; _first and
+    _last: of the first and the last quarter of the stretches. colour_shift: levels between the
+    object's colour in the last quarter and in the first stretch.
+    """
+    starts = range(0, clips.shape[1] - length + 1, length)
+    quarter = max(1, len(starts) // 4)
+    seen = [[recognise(clip[start : start + length]) for start in starts] for clip in clips]
+    scores: Scores = {"clips": len(clips), "frames": clips.shape[1], "stretches": len(starts)}
+    for key in ("colour", "shape"):
+        right = np.array(
+            [
+                [getattr(reading, key) == getattr(scene.objects[0], key) for reading in row]
+                for row, scene in zip(seen, scenes, strict=True)
+            ]
+        )
+        scores[key] = round(float(right.mean()), 4)
+        scores[f"{key}_first"] = round(float(right[:, :quarter].mean()), 4)
+        scores[f"{key}_last"] = round(float(right[:, -quarter:].mean()), 4)
+    shifts = [_shift(clip[:length], clip[starts[-quarter] :]) for clip in clips]
+    scores["colour_shift"] = round(float(np.mean(shifts)), 2)
+    return scores
+
+
+def _shift(first: np.ndarray, last: np.ndarray) -> float:
+    """Levels between the object's colours; that between black and white where it is lost."""
+    before, after = object_colour(first), object_colour(last)
+    if before is None or after is None:
+        return 255.0 * 3**0.5
+    return float(np.linalg.norm(after - before))
+
+
+def endless_prompts(count: int, seed: int = 0) -> list[tuple[str, Scene]]:
+    """Held-out prompts, with their scenes, whose motion repeats itself."""
+    pairs = held_out_prompts(8 * count, seed)
+    return [pair for pair in pairs if pair[1].objects[0].motion in MOTIONS][:count]
+
+
+def evaluate_long(
+    sampler: Sampler, *, count: int = 16, frames: int = 390, seed: int = 0
+) -> dict[str, Scores]:
+    """Scores of `count` videos of `frames` frames, by a hierarchy and by a roll-out.
+
+    frames: a multiple of `STRETCH`. Windows have the sampler's length, four frames carried.
+    """
+    pairs = endless_prompts(count, seed)
+    prompts, scenes = [p for p, _ in pairs], [s for _, s in pairs]
+    _, window, h, w = sampler.shape
+    common = {"window": window, "fps": _FPS, "width": 8 * w, "height": 8 * h, "seed": seed}
+    plans = {
+        "hierarchy": hierarchy(frames // STRETCH + 1, STRETCH, **common),
+        "roll_out": rollout(frames, **common),
+    }
+    return {
+        name: score_stretches(_decoded(sampler, follow(plan, sampler, prompts)), scenes)
+        for name, plan in plans.items()
+    }
+
+
+def _decoded(sampler: Sampler, latents: Tensor) -> np.ndarray:
+    return np.concatenate([sampler.codec.decode(one[None]) for one in latents])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluation.long_video")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="with its VAE inside")
+    parser.add_argument("--count", type=int, default=16, help="prompts")
+    parser.add_argument("--frames", type=int, default=390, help="a multiple of 15")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance-scale", type=float, default=4.0)
+    args = parser.parse_args(argv)
+    sampler = Sampler.from_checkpoint(
+        args.checkpoint,
+        size=(16, 64, 64),
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+    )
+    report(evaluate_long(sampler, count=args.count, frames=args.frames))
+
+
+if __name__ == "__main__":
+    main()
