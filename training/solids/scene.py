@@ -1,9 +1,9 @@
 """Objects of the solids domain: one coloured solid or two, as plain data.
 
 An object fits into the ball of radius 1 around the origin (z up, see `stiv.views`). Each solid has
-up to eight faces, numbered counter-clockwise around its sides, then top and bottom. Face k has
-colour `start + k * step` of a wheel of eight: all faces differ, so views do, yet a picture of two
-sides and the top (or the bottom) tells the colours of all faces that it does not show.
+up to eight faces, numbered counter-clockwise around its sides, then top and bottom. Faces take
+turns in two colours, number `start` and `start + step` of a wheel of eight: neighbours differ, so
+views do, yet a picture of two faces tells the colours of all that it does not show.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHEEL: dict[str, RGB] = {
     "black": (40, 40, 48),
 }
 STEPS = (1, 3, 5, 7)
-"""Odd, so that eight faces take eight colours."""
+"""From one colour of the wheel to the other: every two colours meet that are an odd number apart."""
 
 #: Bottom, top and reach to the side of each solid, of radius 1.
 EXTENT: dict[str, tuple[float, float, float]] = {
@@ -58,7 +58,8 @@ class Solid:
     def colours(self) -> np.ndarray:
         """(8, 3) of its faces, 0 to 255."""
         wheel = list(WHEEL.values())
-        return np.array([wheel[(self.start + k * self.step) % len(wheel)] for k in range(8)])
+        two = (wheel[self.start], wheel[(self.start + self.step) % len(wheel)])
+        return np.array([two[face % 2] for face in range(8)])
 
 
 @dataclass(frozen=True)
