@@ -39,13 +39,15 @@ class SpaceCodec:
         return torch.tensor(self.latents[name], dtype=torch.float32).reshape(-1, 1, 1, 1)
 
 
-def open_codec(path: Path, latents: Mapping[str, Any]) -> SpaceCodec:
+def open_codec(
+    path: Path, latents: Mapping[str, Any], device: torch.device | str = "cpu"
+) -> SpaceCodec:
     """The codec of a VAE's file (or a file that holds one) for a model's latent space.
 
     Raises ValueError for a VAE of another number of channels.
     """
     known = latents["name"] in LATENT_SPACES
-    vae = open_vae(path, latents=latents["name"] if known else None)
+    vae = open_vae(path, latents=latents["name"] if known else None, device=device)
     if vae.latents["channels"] != latents["channels"]:
         raise ValueError(
             f"{path}: its latents have {vae.latents['channels']} channels, the model's "

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+    from torch import Tensor
+
     from .config import TrainConfig
+    from .sampling import Sampler
 
 log = logging.getLogger(__name__)
 
@@ -100,39 +104,50 @@ def lora_export(args: Namespace) -> None:
 
 def sample(args: Namespace) -> None:
     """Render each prompt to an mp4, and a contact sheet of all."""
-    from .networks import DTYPES
+    from .networks import DTYPES, best_device
     from .sampling import Sampler
     from .watch.samples import write_samples
 
     given = (args.frames, args.height, args.width)
     if any(given) and not all(given):
         raise ValueError("give --frames, --height and --width together, or none of them")
+    picture = _picture(args.image) if args.image else None
     sampler = Sampler.from_checkpoint(
         args.checkpoint,
         vae=args.vae,
+        text_encoder=args.text_encoder,
+        tokenizer=args.tokenizer,
+        prompts=args.prompt,
         dtype=DTYPES[args.precision],
         size=given if all(given) else None,
+        device="cpu" if args.cpu else best_device(),
         steps=args.steps,
         guidance_scale=args.guidance_scale,
     )
     clean = mask = None
-    if args.image:
-        clean, mask = _first_frame(sampler, args.image, len(args.prompt))
+    if picture:
+        clean, mask = _first_frame(sampler, picture, len(args.prompt))
     clips = sampler.clips(args.prompt, clean, mask, args.seed)
     for path in write_samples(clips, args.prompt, args.out, args.seed, fps=args.fps):
         log.info("wrote %s", path)
 
 
-def _first_frame(sampler, image: Path, count: int):
+def _picture(path: Path) -> Picture:
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        return opened.convert("RGB")
+
+
+def _first_frame(sampler: Sampler, picture: Picture, count: int) -> tuple[Tensor, Tensor]:
     """The picture, scaled and cropped to the sampler's size, as the first of all frames."""
     import numpy as np
     import torch
     from PIL import Image, ImageOps
 
     C, T, H, W = sampler.shape
-    with Image.open(image) as opened:
-        picture = ImageOps.fit(opened.convert("RGB"), (8 * W, 8 * H), Image.Resampling.LANCZOS)
-    latent = sampler.codec.encode(np.array(picture)[None, None])
+    fitting = ImageOps.fit(picture, (8 * W, 8 * H), Image.Resampling.LANCZOS)
+    latent = sampler.codec.encode(np.array(fitting)[None, None])
     clean = torch.zeros(count, C, T, H, W)
     clean[:, :, :1] = latent
     mask = torch.zeros(count, T, dtype=torch.bool)

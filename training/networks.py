@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from stiv.checkpoint import Card, read_checkpoint
+from stiv.checkpoint import read_checkpoint
 from stiv.config import STIVConfig
 from stiv.model import STIVTransformer
 from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer
@@ -18,7 +18,7 @@ from .layers import Operations
 from .vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
-    from .caches.text import TextCache
+    from .caches.text import TextCache, TextStates
     from .config import TrainConfig
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -27,11 +27,16 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _LENGTH_STEP = 8  # text tokens
 
 
+def best_device() -> torch.device:
+    """The first GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 class Networks(nn.ModuleDict):
     """The transformer, and the small text encoder where the run trains one.
 
     dtype: to compute in, whatever the weights are held in; None: theirs. tokenizer: of the small
-    text encoder. text_cache: states of a frozen one.
+    text encoder. text_cache: states of a frozen one, from the disk or of a few prompts.
     """
 
     def __init__(
@@ -41,7 +46,7 @@ class Networks(nn.ModuleDict):
         *,
         dtype: torch.dtype | None = None,
         tokenizer: Tokenizer | None = None,
-        text_cache: TextCache | None = None,
+        text_cache: TextCache | TextStates | None = None,
     ):
         transformer = STIVTransformer(model, operations=Operations, attention=short_attention)
         parts = {"diffusion_model": transformer}
@@ -71,16 +76,18 @@ class Networks(nn.ModuleDict):
         return networks
 
     @classmethod
-    def from_checkpoint(cls, path: Path) -> tuple[Networks, Card, dict[str, Tensor]]:
-        """Float32 networks of a checkpoint, its card, and the tensors of its VAE (if any).
+    def from_checkpoint(cls, path: Path, text_cache: TextStates | None = None) -> Networks:
+        """Float32 networks of a checkpoint; text_cache: where its text encoder is not inside.
 
         Raises CheckpointError for a damaged file.
         """
         card, parts = read_checkpoint(path)
-        networks = cls(card.config, card.text_encoder_config, tokenizer=card.tokenizer)
+        networks = cls(
+            card.config, card.text_encoder_config, tokenizer=card.tokenizer, text_cache=text_cache
+        )
         for name, network in networks.items():
             network.load_state_dict(parts[name])
-        return networks.eval().requires_grad_(False), card, parts["vae"]
+        return networks.eval().requires_grad_(False)
 
     def prompts(self, captions: list[str]) -> dict[str, Tensor]:
         """What `forward` needs to know of the captions: tokens, or states from the text cache."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stiv.checkpoint import Card
+from stiv.checkpoint import Card, read_checkpoint
 from stiv.flow import euler_sample
 from stiv.frames import replace_frames
 from stiv.guidance import joint_guidance
@@ -53,31 +53,41 @@ class Sampler:
         path: Path,
         *,
         vae: Path | None = None,
+        text_encoder: Path | None = None,
+        tokenizer: Path | None = None,
+        prompts: Sequence[str] = (),
         dtype: torch.dtype = torch.float32,
         size: tuple[int, int, int] | None = None,
+        device: torch.device | str = "cpu",
         **settings,
     ) -> Sampler:
-        """A sampler of a checkpoint with its text encoder inside.
+        """A sampler of a checkpoint.
 
-        vae: a VAE's file, for a checkpoint that holds none. dtype: in which the networks compute.
-        size: (frames, height, width) in pixels; None: the longest that it was trained for.
-        Raises ValueError for a checkpoint without text encoder or VAE.
+        vae, text_encoder: files, for a checkpoint that holds none; tokenizer: a folder, see
+        `open_text_encoder`. prompts: with text_encoder, all that will be asked for: they are
+        encoded here, so that the encoder is gone before the networks are loaded.
+        dtype: in which the networks compute. size: (frames, height, width) in pixels; None: the
+        longest that it was trained for.
+        Raises ValueError for a text encoder or VAE that is missing, or of another kind or width
+        than the checkpoint's; nothing was computed then.
         """
         from .codec import open_codec
+        from .prompts import check_text_encoder, encode_prompts
 
-        networks, card, state = Networks.from_checkpoint(path)
-        if networks.tokenizer is None:
-            raise ValueError(
-                f"{path}: its text encoder ({card.text['encoder']}) is not inside: sample it in "
-                "ComfyUI, or while training by watch.prompts"
-            )
-        if vae is None and not state:
-            raise ValueError(f"{path}: its VAE is not inside: name the file with --vae")
-        networks.to(dtype)
-        codec = open_codec(vae or path, card.latents)
+        card, parts = read_checkpoint(path)
         shape = latent_shape(card, size)
+        check_text_encoder(path, card, text_encoder)
+        if vae is None and not parts["vae"]:
+            raise ValueError(
+                f"{path}: its VAE ({card.latents['name']}) is not inside: name the file by --vae"
+            )
+        codec = open_codec(vae or path, card.latents, device)
+        states = None
+        if text_encoder is not None:
+            states = encode_prompts(prompts, card, text_encoder, tokenizer=tokenizer, device=device)
+        networks = Networks.from_checkpoint(path, states).to(device, dtype)
         settings.setdefault("shift", card.sampling["shift"])
-        return cls(networks.velocity, codec, shape, **settings)
+        return cls(networks.velocity, codec, shape, device=device, **settings)
 
     def clips(
         self, prompts: Sequence[str], clean: Tensor | None, frame_mask: Tensor | None, seed: int
@@ -100,6 +110,8 @@ class Sampler:
         """
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn((len(prompts), *self.shape), generator=generator).to(self.device)
+        if clean is not None:
+            clean, frame_mask = clean.to(self.device), frame_mask.to(self.device)
         texts = [""] * len(prompts) + list(prompts)
 
         def guided(x: Tensor, t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.training.vaes import make_vae
+from training.cli import main
 from training.config import TrainConfig, parse_config
 from training.encoders.taesd import TinyVAE
 from training.shapes.cache import encode_clips, write_stats
@@ -79,3 +80,19 @@ def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             target = target.setdefault(section, {})
         target[key] = value
     return values
+
+
+def run(*words: object) -> None:
+    """`python -m training` ends well."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert not end.value.code, end.value.code
+
+
+def refused(*words: object) -> str:
+    """The one line that `python -m training` ends with."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    assert isinstance(end.value.code, str)
+    assert "\n" not in end.value.code
+    return end.value.code

@@ -11,23 +11,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from scripts.prepare import ROOT
-from training.cli import main
+from tests.training.conftest import refused, run
 from training.export import export
 from training.loop import Trainer
-
-
-def run(*words: object) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert not end.value.code, end.value.code
-
-
-def refused(*words: object) -> str:
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    assert isinstance(end.value.code, str)
-    assert "\n" not in end.value.code
-    return end.value.code
 
 
 @pytest.fixture

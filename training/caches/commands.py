@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 from ..config import TrainConfig
 from ..data import clips as clip_data
 from ..data.report import Report
 from ..data.sources import DataSpec
 from ..encoders.text import open_text_encoder
 from ..encoders.vae import FrameVAE, open_vae
+from ..networks import best_device
 from . import latents, text
 from .shards import Stale, shard_paths
 
@@ -37,7 +36,7 @@ def encode_clips(
     """
     if config.vae is None:
         raise ValueError("vae is not set: name the VAE's .safetensors to encode the clips with")
-    vae = open_vae(config.vae, latents=config.vae_space, device=_device())
+    vae = open_vae(config.vae, latents=config.vae_space, device=best_device())
     for spec in config.data.sets:
         out = config.data.folder(spec.name)
         report = Report(out / "quarantine.jsonl")
@@ -100,7 +99,7 @@ def encode_captions(
     if settings.file is None:
         raise ValueError(f"text.file is not set: name the .safetensors of {settings.encoder}")
     encoder = open_text_encoder(
-        settings.encoder, settings.file, tokenizer=settings.tokenizer, device=_device()
+        settings.encoder, settings.file, tokenizer=settings.tokenizer, device=best_device()
     )
     progress = _Progress()
     report = text.cache_text(
@@ -130,10 +129,6 @@ def _captions(config: TrainConfig) -> Iterator[str]:
         if not shard_paths(folder, "latents"):
             raise ValueError(f"{folder} holds no latents: run `cache latents` before `cache text`")
         yield from latents.captions(folder)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class _Progress:

@@ -8,6 +8,7 @@
 - metadata `provenance` {encoder, hash, max_tokens} and `captions`, the SHA-256 of each caption.
 
 The empty caption is always there: a dropped condition is the empty text (paper, section 3.2).
+`TextStates` holds the same for a few prompts in memory.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ from .shards import (
 SHARD_CAPTIONS = 4096
 _OPEN_SHARDS = 128
 COMMAND = "python -m training cache text"
+
+Row = tuple[Tensor, Tensor | None]
+"""States (L, W) and pooled (P,) of a caption, float16."""
 
 
 class Encoder(Protocol):
@@ -108,12 +112,8 @@ def cache_text(
     waiting = _Waiting(folder, writer, made_by, shard, report)
 
     def encode(batch: list[str]) -> None:
-        for caption, (states, pooled) in zip(batch, encoder.encode(batch), strict=True):
-            try:
-                stored = half(states), None if pooled is None else half(pooled)
-            except ValueError as error:
-                raise ValueError(f"caption {caption[:80]!r}: {error}") from None
-            waiting.add(caption_hash(caption), *stored)
+        for caption, row in zip(batch, encode_rows(batch, encoder), strict=True):
+            waiting.add(caption_hash(caption), *row)
         report.written += len(batch)
         if progress:
             progress(report)
@@ -128,7 +128,7 @@ def cache_text(
                 report.skipped += 1
                 continue
             known.add(name)
-            batch.append(readable(caption))
+            batch.append(caption)
             # Several batches at once: the encoder sorts them by length.
             if len(batch) == 8 * encoder.batch:
                 encode(batch)
@@ -142,6 +142,48 @@ def cache_text(
         raise
     waiting.write()
     return report
+
+
+def encode_rows(captions: Sequence[str], encoder: Encoder) -> Iterator[Row]:
+    """What is stored of each caption.
+
+    Raises:
+        ValueError: for states that float16 cannot hold, naming the caption.
+    """
+    encoded = encoder.encode([readable(caption) for caption in captions])
+    for caption, (states, pooled) in zip(captions, encoded, strict=True):
+        try:
+            yield half(states), None if pooled is None else half(pooled)
+        except ValueError as error:
+            raise ValueError(f"caption {caption[:80]!r}: {error}") from None
+
+
+def padded(rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Text (B, L, W) float32, zero where padded; mask (B, L) bool, True for tokens; pooled (B, P)
+    float32 or None. L is the longest row."""
+    lengths = [len(states) for states, _ in rows]
+    text_BLW = torch.zeros(len(rows), max(lengths), rows[0][0].shape[1])
+    for i, (states, _) in enumerate(rows):
+        text_BLW[i, : lengths[i]] = states
+    mask_BL = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    pooled = None if rows[0][1] is None else torch.stack([p for _, p in rows]).float()
+    return text_BLW, mask_BL, pooled
+
+
+class TextStates:
+    """The states of a few prompts, and of the empty one, as a cache on the disk would give them.
+
+    Raises:
+        ValueError: for states that float16 cannot hold.
+    """
+
+    def __init__(self, prompts: Iterable[str], encoder: Encoder) -> None:
+        unique = list(dict.fromkeys(_with_empty(prompts)))
+        self._rows = dict(zip(unique, encode_rows(unique, encoder), strict=True))
+
+    def get(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `TextCache.get`. Raises KeyError for a prompt that was not encoded."""
+        return padded([self._rows[prompt] for prompt in prompts])
 
 
 def _with_empty(captions: Iterable[str]) -> Iterator[str]:
@@ -238,25 +280,16 @@ class TextCache:
         return [caption for caption in dict.fromkeys(captions) if caption not in self]
 
     def get(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Text (B, L, W) float32, zero where padded; mask (B, L) bool, True for tokens; pooled
-        (B, P) float32 or None. L is the longest of these captions.
+        """Text, mask and pooled of captions, see `padded`.
 
         Raises:
             ValueError: naming the first caption that is missing, and the command that adds it.
         """
         if not captions:
             raise ValueError("no captions were asked for")
-        rows = [self._get(caption) for caption in captions]
-        longest = max(len(states) for states, _ in rows)
-        text_BLW = torch.zeros(len(rows), longest, self.width)
-        mask_BL = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for i, (states, _) in enumerate(rows):
-            text_BLW[i, : len(states)] = states
-            mask_BL[i, : len(states)] = True
-        pooled = torch.stack([p for _, p in rows]).float() if self.pooled_width else None
-        return text_BLW, mask_BL, pooled
+        return padded([self._get(caption) for caption in captions])
 
-    def _get(self, caption: str) -> tuple[Tensor, Tensor | None]:
+    def _get(self, caption: str) -> Row:
         place = self._places.get(bytes.fromhex(caption_hash(caption)))
         if place is None:
             short = caption if len(caption) <= 80 else caption[:80] + "…"

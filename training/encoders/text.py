@@ -39,6 +39,10 @@ _TOKENIZERS = {
     "clip_g": ("comfy/sd1_tokenizer", ("vocab.json", "merges.txt")),
     "t5xxl": ("comfy/text_encoders/t5_tokenizer", ("tokenizer.json",)),
 }
+_WORDS = {  # the table of words, which every file of the kind has
+    "clip_g": "text_model.embeddings.token_embedding.weight",
+    "t5xxl": "shared.weight",
+}
 _PACK = Path(__file__).resolve().parents[2]
 
 Encoded = tuple[Tensor, Tensor | None]
@@ -120,6 +124,24 @@ class FrozenText:
         ]
 
 
+def text_encoder_of(path: Path_) -> dict[str, Any] | None:
+    """What a text encoder's file says of itself before any weight is read: encoder, width,
+    pooled_width, as in a model card; None for other files.
+
+    Towers of one build differ by their width: a clip_l is a clip_g 768 wide.
+
+    Raises:
+        CheckpointError: for anything but a sound safetensors file.
+    """
+    tensors = open_header(path).tensors
+    for kind, name in _WORDS.items():
+        if name in tensors and len(tensors[name].shape) == 2:
+            width = tensors[name].shape[1]
+            pooled = width if TEXT_ENCODERS[kind]["pooled_width"] else 0
+            return {"encoder": kind, "width": width, "pooled_width": pooled}
+    return None
+
+
 def open_text_encoder(
     kind: str,
     path: Path_,
@@ -194,10 +216,10 @@ def _clip(path: Path_, state: dict[str, Tensor], dtype: torch.dtype, device: Any
     state = {n: t for n, t in state.items() if not n.endswith(("position_ids", "logit_scale"))}
     if "text_projection" in state:  # older files of the host's save node
         state["text_projection.weight"] = state.pop("text_projection").T.contiguous()
-    word = "text_model.embeddings.token_embedding.weight"
+    word = _WORDS["clip_g"]
     fc1 = "text_model.encoder.layers.0.mlp.fc1.weight"
     depth = _count(state, r"text_model\.encoder\.layers\.(\d{1,3})\.")
-    width = _width(path, state, word, "clip_g", any_size)
+    width = _width(path, state, "clip_g", any_size)
     if depth < 2 or fc1 not in state:
         raise CheckpointError(path, f"holds {depth} layers of a CLIP text tower; get it again")
     config = CLIPTextConfig(
@@ -235,7 +257,7 @@ def _t5(path: Path_, state: dict[str, Tensor], dtype: torch.dtype, device: Any, 
     first = "encoder.block.0.layer"
     q, fc1 = f"{first}.0.SelfAttention.q.weight", f"{first}.1.DenseReluDense.wi_0.weight"
     bias = f"{first}.0.SelfAttention.relative_attention_bias.weight"
-    width = _width(path, state, "shared.weight", "t5xxl", any_size)
+    width = _width(path, state, "t5xxl", any_size)
     for name in (q, fc1, bias):
         if name not in state or state[name].ndim != 2:
             raise CheckpointError(path, f"is no t5xxl encoder: tensor {name} is missing; choose "
@@ -266,8 +288,8 @@ def _t5(path: Path_, state: dict[str, Tensor], dtype: torch.dtype, device: Any, 
     return run, width, 0
 
 
-def _width(path: Path_, state: Mapping[str, Tensor], word: str, kind: str, any_size: bool) -> int:
-    published = TEXT_ENCODERS[kind]["width"]
+def _width(path: Path_, state: Mapping[str, Tensor], kind: str, any_size: bool) -> int:
+    published, word = TEXT_ENCODERS[kind]["width"], _WORDS[kind]
     if word not in state or state[word].ndim != 2:
         raise CheckpointError(
             path, f"is no {kind} text encoder as ComfyUI stores it: tensor {word} is missing; "

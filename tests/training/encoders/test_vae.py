@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from stiv.card import LATENT_SPACES
 from stiv.checkpoint import read_checkpoint
 from stiv.header import CheckpointError
+from tests.training.vaes import diffusers_vae
 from training.encoders.taesd import TinyVAE, encoder_hash, vae_from_state
 from training.encoders.vae import open_vae
 from training.vae import to_images
@@ -23,25 +24,6 @@ TOLERANCE = 2e-5  # of the host's largest value: the same float32 sums in anothe
 
 def random_frames(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
-
-
-def diffusers_vae(
-    widths: tuple[int, ...] = (32, 32, 32, 32), channels: int = 4, quant: bool = True
-):
-    """A randomly initialised AutoencoderKL of diffusers, small by default."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    levels = len(widths)
-    return AutoencoderKL(
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        block_out_channels=list(widths),
-        layers_per_block=1,
-        latent_channels=channels,
-        use_quant_conv=quant,
-        use_post_quant_conv=quant,
-    ).eval()
 
 
 @pytest.fixture(scope="module")
