@@ -24,7 +24,7 @@ from training.shapes.captions import caption
 from training.shapes.dataset import ShapesDataset
 from training.shapes.render import render_clip, render_times
 from training.shapes.scene import scene_from_seed
-from training.shapes.slow import STRIDE, STRIDES, Gaps, KeyFrames, encode_gaps, gap
+from training.shapes.slow import STRIDE, STRIDES, Gaps, KeyFrames, gap
 from training.streams import open_streams
 
 STREAMS = [
@@ -39,7 +39,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips and gaps of one VAE, 32 pixels square."""
     folder = tmp_path_factory.mktemp("latents")
     write_stats(folder, encode_clips(make_vae(), folder, "train", 8, frames=4, size=32))
-    encode_gaps(make_vae(), folder, "train", 5, size=32, low_precision=False)
+    Gaps.encode(make_vae(), folder, "train", 5, size=32, low_precision=False)
     return folder
 
 

@@ -20,7 +20,7 @@ from training.export import export
 from training.loop import Trainer
 from training.shapes.cache import encode_clips, write_stats
 from training.shapes.dataset import ShapesDataset
-from training.solids.dataset import SolidsDataset, encode_views
+from training.solids.dataset import SolidsDataset
 from training.solids.render import view_set
 from training.solids.scene import scene_from_seed
 from training.streams import open_streams
@@ -36,7 +36,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Clips and view sets of one VAE, 32 pixels square."""
     folder = tmp_path_factory.mktemp("latents")
     write_stats(folder, encode_clips(make_vae(), folder, "train", 8, frames=4, size=32))
-    encode_views(make_vae(), folder, "train", 5, size=32, low_precision=False)
+    SolidsDataset.encode(make_vae(), folder, "train", 5, size=32, low_precision=False)
     return folder
 
 
@@ -63,16 +63,16 @@ def test_samples_are_the_views_in_the_clips_latent_space(latents: Path) -> None:
 
 def test_a_cache_goes_on_where_it_ended(latents: Path, tmp_path: Path) -> None:
     settings = {"size": 32, "shard": 2, "low_precision": False}
-    paths = encode_views(make_vae(), tmp_path, "held_out", 3, **settings)
+    paths = SolidsDataset.encode(make_vae(), tmp_path, "held_out", 3, **settings)
     times = [path.stat().st_mtime_ns for path in paths]
     paths[1].unlink()
-    again = encode_views(make_vae(), tmp_path, "held_out", 3, **settings)
+    again = SolidsDataset.encode(make_vae(), tmp_path, "held_out", 3, **settings)
     assert again == paths and paths[0].stat().st_mtime_ns == times[0]
     assert {path.parent.name for path in paths} == {"solids"}
 
 
 def test_only_the_vae_runs_in_low_precision(latents: Path, tmp_path: Path) -> None:
-    encode_views(make_vae(), tmp_path, "train", 5, size=32)
+    SolidsDataset.encode(make_vae(), tmp_path, "train", 5, size=32)
     low, high = (
         torch.cat([load_file(path)["latents"] for path in folder.glob("solids/train-*")]).float()
         for folder in (tmp_path, latents)
@@ -81,7 +81,7 @@ def test_only_the_vae_runs_in_low_precision(latents: Path, tmp_path: Path) -> No
 
 
 def test_views_of_another_vae_or_without_clips_are_refused(tmp_path: Path) -> None:
-    encode_views(make_vae(1), tmp_path, "train", 2, size=32)
+    SolidsDataset.encode(make_vae(1), tmp_path, "train", 2, size=32)
     with pytest.raises(ValueError, match="holds no finished 'train' clips of shapes: encode them"):
         SolidsDataset(tmp_path / "solids")
     write_stats(tmp_path, encode_clips(make_vae(0), tmp_path, "train", 2, frames=4, size=32))

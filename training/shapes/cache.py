@@ -1,4 +1,4 @@
-"""Clips of the shapes domain as VAE latents on disk, in shards, and what reads them.
+"""Clips of the shapes domain as VAE latents on disk, in shards, and the shards of all drawn sets.
 
 A shard is a safetensors file with `latents` (n, C, T, H, W) float16, as the VAE gives them, and
 `seeds` (n,) int64; scenes and captions are regenerated from the seeds. Its metadata says what it
@@ -13,7 +13,6 @@ Legend: n clips, C channels, T frames, H, W latent height and width.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import time
@@ -30,9 +29,8 @@ from torch import Tensor
 from ..encoders.vae import FrameVAE, open_vae
 from ..files import atomic
 from . import DOMAIN_VERSION
-from .captions import caption
 from .render import render_clips
-from .scene import Scene, scene_from_seed
+from .scene import scene_from_seed
 
 log = logging.getLogger("training.shapes.cache")
 
@@ -159,62 +157,6 @@ def read_shards(directory: Path, split: str, provenance: dict) -> tuple[Tensor, 
     return torch.cat([part["latents"] for part in parts]), seeds
 
 
-class LatentCache:
-    """The clips of a split, normalised for the model, with their captions and scenes.
-
-    The latents are per frame, so playing a clip backwards is exact: with `reverse`, clips follow
-    that are another's reversal, captioned as what they then show. A reversal that no motion
-    describes (growing) or whose combination is held out is left out.
-
-    Raises ValueError when a shard is missing or the shards were not made alike.
-    """
-
-    def __init__(self, directory: Path | str, split: str = "train", *, reverse: bool = False):
-        directory = Path(directory)
-        stats = read_stats(directory)
-        self.split = split
-        self.provenance = Provenance(**stats["provenance"])
-        self.shift: list[float] = stats["mean"]
-        self.scale: list[float] = [1 / s for s in stats["std"]]
-        #: (N, C, T, H, W) float16, as the VAE gave them; without the reversals
-        self.raw: Tensor
-        self.raw, self._seeds = read_shards(directory, split, stats["provenance"])
-        count = len(self._seeds)
-        self._clips = [(row, False) for row in range(count)]
-        if reverse:
-            self._clips += [(row, True) for row in range(count) if self._is_reversible(row)]
-
-    def __len__(self) -> int:
-        return len(self._clips)
-
-    def digest(self) -> str:
-        """SHA-256 over the latents as they are stored: what a model was trained on."""
-        return hashlib.sha256(self.raw.numpy().tobytes()).hexdigest()
-
-    def _is_reversible(self, row: int) -> bool:
-        scene = scene_from_seed(self._seeds[row], self.split).reverse()
-        return scene is not None and scene.is_held_out() == (self.split == "held_out")
-
-    def latents(self, index: Sequence[int] | np.ndarray | Tensor) -> Tensor:
-        """Clips by index: float32 (n, C, T, H, W), each channel of mean 0 and deviation 1."""
-        chosen = [self._clips[int(i)] for i in index]
-        z = self.raw[[row for row, _ in chosen]].float()
-        for k, (_, is_reversed) in enumerate(chosen):
-            if is_reversed:
-                z[k] = z[k].flip(1)
-        return normalised(z, self.shift, self.scale)
-
-    def scene(self, index: int) -> Scene:
-        """The scene that a clip shows."""
-        row, is_reversed = self._clips[int(index)]
-        scene = scene_from_seed(self._seeds[row], self.split)
-        return scene.reverse() if is_reversed else scene
-
-    def caption(self, index: int, rng: np.random.Generator, *, still: bool = False) -> str:
-        """A random caption of the clip, or of a single frame of it (`still`: no motion)."""
-        return caption(self.scene(index), rng, still=still)
-
-
 def normalised(latents: Tensor, shift: Sequence[float], scale: Sequence[float]) -> Tensor:
     """VAE latents (n, C, T, H, W) as the model sees them; shift and scale are one per channel."""
     return (latents - _per_channel(shift)) * _per_channel(scale)
@@ -229,18 +171,46 @@ def _metadata(path: Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.shapes.cache", description=__doc__)
+def encode_command(
+    module: str,
+    description: str,
+    encode: Callable[[FrameVAE, Path, str, int], list[Path]],
+    *,
+    train: int,
+    folder: str = "latents",
+    frames_at_once: int = 64,
+) -> tuple[Path, list[Path]]:
+    """`python -m module`: encodes both splits by `encode(vae, folder, split, count)`.
+
+    train: default number of the training split. folder: the option that names where clips lie.
+    Returns that folder, and the training split's shards.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=10000, help="clips of the training split")
-    parser.add_argument("--held-out", type=int, default=256, help="clips of the held-out split")
-    args = parser.parse_args(argv)
+    parser.add_argument(f"--{folder}", type=Path, required=True, help="folder of the clips' shards")
+    parser.add_argument("--train", type=int, default=train, help="samples of the training split")
+    parser.add_argument("--held-out", type=int, default=256, help="of the held-out split")
+    args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    vae = open_vae(args.vae, frames_at_once=16 * _CHUNK)
-    encode_clips(vae, args.out, "held_out", args.held_out)
-    shards = encode_clips(vae, args.out, "train", args.train)
-    log.info("stats %s", json.dumps(write_stats(args.out, shards)))
+    vae, out = open_vae(args.vae, frames_at_once=frames_at_once), getattr(args, folder)
+    encode(vae, out, "held_out", args.held_out)
+    return out, encode(vae, out, "train", args.train)
+
+
+def main() -> None:
+    out, shards = encode_command(
+        "training.shapes.cache",
+        __doc__,
+        encode_clips,
+        train=10000,
+        folder="out",
+        frames_at_once=16 * _CHUNK,
+    )
+    log.info("stats %s", json.dumps(write_stats(out, shards)))
 
 
 if __name__ == "__main__":

@@ -10,23 +10,14 @@ lie in a folder `gaps` beside the clips; key frames are the clips themselves.
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..config import GAPS, KEYS
-from ..data.plan import Sample
-from ..encoders.vae import FrameVAE, open_vae
 from . import DOMAIN_VERSION
-from .cache import encode_shards, normalised, read_shards, read_stats
-from .captions import caption
-from .dataset import ShapesDataset, latent_space
+from .cache import encode_command
+from .dataset import BesideClips, ShapesDataset, wordings
 from .render import render_times
 from .scene import Scene, scene_from_seed
 
@@ -35,7 +26,6 @@ STRIDE = 15
 STRIDES = (2, 20)
 """Of the key frames, least and most: which it is does not show in them."""
 _GAPS = 15  # of a clip of 16 key frames
-_VARIANTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,52 +45,26 @@ class KeyFrames(ShapesDataset):
     name = KEYS
     strides = STRIDES
 
-    def load(self, bucket: str, index: int) -> Sample:
-        """Clip `index` with a stride that depends on nothing but it."""
-        sample = super().load(bucket, index)
+    def stride(self, index: int) -> int:
+        """Any of `strides`."""
         low, high = self.strides
-        sample.micro[4] = np.random.default_rng([index, 12]).integers(low, high + 1)
-        return sample
+        return int(np.random.default_rng([index, 12]).integers(low, high + 1))
 
 
-class Gaps:
-    """The gaps as a `Dataset` of one bucket: 16 frames in which little moves.
-
-    folder: `gaps` below the latents of the clips. Raises ValueError where these or the gaps are
-    missing, or were not made with the same VAE and size.
-    """
+class Gaps(BesideClips):
+    """The gaps: 16 frames in which little moves."""
 
     name = GAPS
+    made_with = Provenance
 
-    def __init__(self, folder: Path | str, split: str = "train"):
-        folder = Path(folder)
-        stats = read_stats(folder.parent)
-        made_with = stats["provenance"]
-        self.provenance: dict[str, Any] = asdict(
-            Provenance(vae=made_with["vae"], size=made_with["size"])
-        )
-        self.split = split
-        self.raw, self.seeds = read_shards(folder, split, self.provenance)
-        self._shift, self._scale = stats["mean"], [1 / s for s in stats["std"]]
-        self.latents = latent_space(self._shift, self._scale)
-        self._bucket = "x".join(map(str, self.raw.shape[2:]))
-        self.buckets: Mapping[str, int] = {self._bucket: len(self.raw)}
+    @staticmethod
+    def draw(seed: int, split: str, size: int) -> np.ndarray:
+        """A gap with both its ends."""
+        return render_times(*gap(seed, split), size)
 
-    def load(self, bucket: str, index: int) -> Sample:
-        """Gap `index`, with captions that depend on nothing but it."""
-        latents = normalised(self.raw[index : index + 1].float(), self._shift, self._scale)[0]
-        rng, scene = np.random.default_rng([index, 13]), gap(self.seeds[index], self.split)[0]
-        size, frames = self.provenance["size"], latents.shape[1]
-        return Sample(
-            latents.numpy(),
-            tuple(caption(scene, rng) for _ in range(_VARIANTS)),
-            np.array([size, size, 0, 0, 1, frames], np.float32),
-            f"{GAPS}#{self.seeds[index]}",
-        )
-
-    def digest(self) -> str:
-        """SHA-256 of the latents."""
-        return hashlib.sha256(self.raw.numpy().tobytes()).hexdigest()
+    def captions(self, index: int) -> tuple[str, ...]:
+        """Those of the whole clip."""
+        return wordings(gap(self.seeds[index], self.split)[0], (index, 13))
 
 
 def gap(seed: int, split: str) -> tuple[Scene, np.ndarray]:
@@ -109,34 +73,5 @@ def gap(seed: int, split: str) -> tuple[Scene, np.ndarray]:
     return scene_from_seed(seed, split), (number + np.linspace(0, 1, STRIDE + 1)) / _GAPS
 
 
-def encode_gaps(
-    vae: FrameVAE, latents: Path, split: str, count: int, *, size: int = 64, **settings: Any
-) -> list[Path]:
-    """Renders and encodes a gap of each of the seeds 0 … count - 1 of a split, in `gaps` below the
-    folder `latents`; returns the shards' paths.
-
-    settings: of `training.shapes.cache.encode_shards`, which also tells how a stopped run goes on.
-    """
-
-    def render(seeds: Sequence[int]) -> np.ndarray:
-        return np.stack([render_times(*gap(seed, split), size) for seed in seeds])
-
-    provenance = asdict(Provenance(vae=vae.hash, size=size))
-    return encode_shards(vae, latents / GAPS, split, count, render, provenance, **settings)
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m training.shapes.slow", description=__doc__)
-    parser.add_argument("--vae", type=Path, required=True)
-    parser.add_argument("--latents", type=Path, required=True, help="of training.shapes.cache")
-    parser.add_argument("--train", type=int, default=6000, help="gaps of the training split")
-    parser.add_argument("--held-out", type=int, default=256, help="of the held-out split")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    vae = open_vae(args.vae, frames_at_once=64)
-    encode_gaps(vae, args.latents, "held_out", args.held_out)
-    encode_gaps(vae, args.latents, "train", args.train)
-
-
 if __name__ == "__main__":
-    main()
+    encode_command("training.shapes.slow", __doc__, Gaps.encode, train=6000)
