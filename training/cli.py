@@ -25,6 +25,11 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("training").setLevel(logging.INFO)  # libraries only warn
     try:
         sys.exit(args.run(args))
+    except ModuleNotFoundError as error:
+        install = f"{Path(sys.executable).name} -m pip install {error.name}"
+        sys.exit(
+            f"python -m training {args.command}: the package {error.name} is missing: {install}"
+        )
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"python -m training {args.command}: {error}")
 

@@ -15,7 +15,7 @@ import torch
 from stiv.card import Card
 
 from .caches.text import TextStates
-from .encoders.text import open_text_encoder, text_encoder_of
+from .encoders.text import describe_text, open_text_encoder, text_encoder_of
 
 
 def check_text_encoder(checkpoint: Path, card: Card, file: Path | None) -> None:
@@ -28,7 +28,7 @@ def check_text_encoder(checkpoint: Path, card: Card, file: Path | None) -> None:
         if file is not None:
             raise ValueError(f"{checkpoint} has its text encoder inside: leave out --text-encoder")
         return
-    wanted = _said(card.text)
+    wanted = describe_text(card.text)
     if file is None:
         raise ValueError(
             f"{checkpoint}: its text encoder ({wanted}) is not inside: name its file, as in "
@@ -38,15 +38,10 @@ def check_text_encoder(checkpoint: Path, card: Card, file: Path | None) -> None:
     names = ("encoder", "width", "pooled_width")
     # "custom" is any encoder of the right widths.
     if found is None or any(card.text[n] not in (found[n], "custom") for n in names):
-        is_what = "no text encoder of a kind that is known" if found is None else _said(found)
+        is_what = describe_text(found) if found else "no text encoder of a kind that is known"
         raise ValueError(
             f"{file} is {is_what}; {checkpoint} was trained with {wanted}: give that encoder's file"
         )
-
-
-def _said(text: dict) -> str:
-    pooled = f", pooled {text['pooled_width']}" if text["pooled_width"] else ""
-    return f"{text['encoder']}, {text['width']} wide{pooled}"
 
 
 def encode_prompts(

@@ -18,6 +18,7 @@ from training import outlook
 from training.config import TrainConfig, load_config
 from training.doctor import Finding, describe, doctor, plan
 from training.estimate import flops, parameters
+from training.loop import Trainer
 from training.outlook import Machine, cost, loads
 
 H200 = Machine("NVIDIA H200", int(141e9), 989e12, processes=8, shards=1)
@@ -155,6 +156,26 @@ def test_width_of_the_text_is_checked(tiny, tmp_path) -> None:
     config = frozen(tiny, tmp_path, **{"text.encoder": "t5xxl"})
     texts = [f for f in doctor(config, machine=CPU, dry_step=False) if f.about == "text encoder"]
     assert any("4096" in f.text and "model.changes.text_width: 4096" in f.remedy for f in texts)
+
+
+def test_the_text_encoders_file_and_tokenizer_are_looked_at(tiny, tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    config = frozen(tiny, tmp_path, **{"text.tokenizer": str(tmp_path)})
+    table = "text_model.embeddings.token_embedding.weight"
+    for name, width, expected in (
+        (table, 768, "is clip_g, 768 wide, pooled 768; the recipe says clip_g, 1280 wide"),
+        ("shared.weight", 4096, "is t5xxl, 4096 wide; the recipe says clip_g, 1280 wide"),
+        ("other.weight", 1280, "is no text encoder of a kind that is known"),
+    ):
+        save_file({name: torch.zeros(2, width)}, config.text.file)
+        finding = found(config)["text encoder"]
+        assert finding.level == "error" and expected in finding.text
+    save_file({table: torch.zeros(2, 1280)}, config.text.file)
+    findings = found(config)
+    assert findings["text encoder"].level == "ok"
+    assert findings["tokenizer"].level == "error"
+    assert "vocab.json" in findings["tokenizer"].text
 
 
 def test_memory_and_disk_are_compared_with_what_there_is(tiny, monkeypatch) -> None:
@@ -357,6 +378,14 @@ def test_caches_are_counted_and_compared(cached) -> None:
     assert findings["text cache"].level == "error"
     assert "1 of 4 captions looked up are not in it, as 'clip 3'" in findings["text cache"].text
     assert "4x4x4: 4 clips" in plan(cached, machine=CPU)
+
+
+def test_prompts_that_were_not_encoded_are_told_before_the_first_step(cached) -> None:
+    watch = cached.watch.model_copy(update={"samples_every": 100, "prompts": ["clip 0", "a fox"]})
+    config = cached.model_copy(update={"watch": watch})
+    assert "2 of 5 captions looked up are not in it, as 'a fox'" in found(config)["text cache"].text
+    with pytest.raises(ValueError, match=r"'a fox' is not in the text cache: run .* cache text"):
+        Trainer(config).start()
 
 
 def test_latents_of_another_vae_are_told(cached, tiny_vae, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.skipif(HOST is None, reason="the tokenizers are ComfyUI
 
 PROMPTS = ["a red circle moves left", "Ünïcode, 狐 & dots…"]
 WIDTH = 64
+PYTHON = Path(sys.executable).name
 SIZES = {"frames": [2, 3], "height": [32, 32], "width": [40, 40], "stride": [1, 1]}
 
 
@@ -132,6 +134,17 @@ def test_other_files_are_refused_before_work(files: SimpleNamespace, tmp_path: P
     assert "flux.safetensors" in (said := sample(vae=tmp_path / "flux.safetensors"))
     assert "16 channels" in said and "says 4" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named(files, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    said = refused(
+        "sample", "--checkpoint", files.model, "--vae", files.vae, "--text-encoder", files.text,
+        "--prompt", "a", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert said.endswith(
+        "the package diffusers is missing: " + f"{PYTHON} -m pip install diffusers"
+    )
 
 
 def test_a_model_with_its_own_text_encoder_takes_no_other(files, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from training.codec import SpaceCodec
 from training.config import parse_config
 from training.data.loader import Loader
 from training.data.plan import Plan
+from training.doctor import doctor
 from training.export import export
 from training.loop import Trainer
 from training.shapes.cache import encode_clips, write_stats
@@ -120,3 +121,5 @@ def test_missing_gaps_are_named(recipe: dict, latents: Path, tmp_path: Path) -> 
     config = parse_config(changed(recipe, {"data.latents": tmp_path, "data.streams": STREAMS}))
     with pytest.raises(ValueError, match="gaps"):
         open_streams(config)
+    findings = [str(finding) for finding in doctor(config, dry_step=False)]
+    assert any("gaps: " in f and "python -m training.shapes.slow" in f for f in findings)

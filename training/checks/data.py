@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import chain, islice
 from pathlib import Path
 
-from ..config import SOLIDS, TrainConfig
+from ..config import GAPS, SOLIDS, TrainConfig
 from ..names import one_line
 from ..outlook import find_streams
 from . import Finding, Findings, absent, has_shards
@@ -15,6 +15,12 @@ SOURCES = 1_000_000
 
 CAPTIONS = 10_000
 """Captions that are looked up in the text cache; of more the first."""
+
+_DRAWN = (
+    (SOLIDS, "view sets", "training.solids.dataset"),
+    (GAPS, "gaps", "training.shapes.slow"),
+)
+"""Sets beside the clips of the shapes: name, in words, and what makes them."""
 
 
 def sets(config: TrainConfig) -> Findings:
@@ -69,10 +75,14 @@ def latents(config: TrainConfig) -> Findings:
     from ..data.index import Index
 
     if config.data.kind == "shapes":
-        streams, views = find_streams(config), config.data.folder(SOLIDS)
-        if views in _folders(config) and not has_shards(views, "train"):
-            yield absent("view sets", views, "make them: python -m training.solids.dataset --help")
-        elif streams is None:
+        missing = [set_ for set_ in _DRAWN if _is_missing(config, set_[0])]
+        for name, what, module in missing:
+            remedy = f"make them: python -m {module} --help"
+            yield absent(what, config.data.folder(name), remedy)
+        if missing:
+            return
+        streams = find_streams(config)
+        if streams is None:
             yield Finding(
                 "error", "latent cache", f"{config.data.latents} holds no latents of the shapes",
                 "make them: python -m training.shapes.cache --help",
@@ -97,6 +107,12 @@ def latents(config: TrainConfig) -> Findings:
         yield from _provenance(config, folder, index.provenance)
 
 
+def _is_missing(config: TrainConfig, name: str) -> bool:
+    """Whether a stream takes a drawn set that was not made."""
+    folder = config.data.folder(name)
+    return folder in _folders(config) and not has_shards(folder, "train")
+
+
 def _provenance(config: TrainConfig, folder: Path, found: dict) -> Findings:
     """Whether the recipe's VAE is the one that the latents are of."""
     if config.vae is None or not config.vae.is_file():
@@ -112,7 +128,7 @@ def _provenance(config: TrainConfig, folder: Path, found: dict) -> Findings:
 
 
 def texts(config: TrainConfig) -> Findings:
-    """Every caption of the latent cache is in the text cache."""
+    """Every caption of the latent cache, and every prompt of samples, is in the text cache."""
     text = config.text
     if text.encoder == "nano":
         return
@@ -127,7 +143,8 @@ def texts(config: TrainConfig) -> Findings:
     yield Finding("ok", "text cache", f"{text.cache}: {len(cache):,} captions")
     folders = [folder for folder in _folders(config) if has_shards(folder, "latents")]
     captions = chain.from_iterable(map(latents_cache.captions, folders))
-    wanted = set(islice(captions, CAPTIONS))
+    prompts = config.watch.prompts if config.watch.samples_every else []
+    wanted = {*islice(captions, CAPTIONS), *prompts}
     if missing := cache.missing(sorted(wanted)):
         yield Finding(
             "error", "text cache",

@@ -36,7 +36,7 @@ def vae(config: TrainConfig) -> Findings:
 
 
 def text_encoder(config: TrainConfig) -> Findings:
-    """The frozen text encoder is there, and as wide as the model reads."""
+    """The frozen text encoder and its tokenizer are there, and as wide as the model reads."""
     text, model = config.text, config.model.build()
     if text.encoder == "nano":
         yield Finding("ok", "text encoder", "nano, trained with the model")
@@ -53,18 +53,29 @@ def text_encoder(config: TrainConfig) -> Findings:
                 f"{getattr(model, field)}",
                 f"set model.changes.{field}: {facts[key]}",
             )
+    level = "warn" if has_shards(text.cache, "text") else "error"
     if text.file is None or not text.file.is_file():
         where = text.file or "text.file (not set)"
-        level = "warn" if has_shards(text.cache, "text") else "error"
         yield Finding(
             level, "text encoder", f"{where} is not there: new captions cannot be encoded",
             f"name {text.encoder}.safetensors, as in ComfyUI/models/text_encoders, by text.file",
         )  # fmt: skip
         return
-    from ..encoders.files import open_header
+    from ..encoders.text import describe_text, find_tokenizer, text_encoder_of
 
-    header = open_header(text.file)
-    yield Finding("ok", "text encoder", f"{text.file}, {len(header.tensors)} tensors")
+    found = text_encoder_of(text.file)
+    said = describe_text(found) if found else "no text encoder of a kind that is known"
+    if found is None or any(found[key] != facts[key] for key in found):
+        yield Finding(
+            level, "text encoder", f"{text.file} is {said}; the recipe says {describe_text(facts)}",
+            f"name {text.encoder}.safetensors by text.file, or set text.encoder",
+        )  # fmt: skip
+        return
+    yield Finding("ok", "text encoder", f"{text.file}: {said}")
+    try:
+        yield Finding("ok", "tokenizer", str(find_tokenizer(text.encoder, text.tokenizer)))
+    except ValueError as error:
+        yield Finding(level, "tokenizer", str(error))
 
 
 def init(config: TrainConfig) -> Findings:

@@ -142,6 +142,12 @@ def text_encoder_of(path: Path_) -> dict[str, Any] | None:
     return None
 
 
+def describe_text(text: Mapping[str, Any]) -> str:
+    """A text encoder in words, from a model card's entry or `text_encoder_of`."""
+    pooled = f", pooled {text['pooled_width']}" if text["pooled_width"] else ""
+    return f"{text['encoder']}, {text['width']} wide{pooled}"
+
+
 def open_text_encoder(
     kind: str,
     path: Path_,

@@ -176,6 +176,7 @@ def _make_sampler(trainer: Trainer) -> Sampler | None:
         return None
     if config.vae is None:
         raise ValueError("watch.samples_every needs `vae`: the file that decodes the samples")
+    trainer.networks.prompts(settings.prompts)  # one that was not encoded is told now, not hours on
     from ..codec import open_codec
 
     buckets = [bucket for stream in trainer.plan.buckets for bucket in stream]
