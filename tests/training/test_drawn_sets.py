@@ -24,7 +24,7 @@ from training.solids.dataset import SolidsDataset
 CLIPS = '{"vae": "%s", "domain": 1, "frames": 16, "size": 64}'
 GAPS = '{"vae": "%s", "domain": 1, "size": 64, "stride": 15}'
 RIG = "30,30; -20,90; 30,150; -20,210; 30,270; -20,330"
-SOLIDS = '{"vae": "%s", "domain": 1, "size": 64, "rig": "' + RIG + '"}'
+SOLIDS = '{"vae": "%s", "domain": 2, "size": 64, "rig": "' + RIG + '"}'
 VAE = "c" * 64
 
 
