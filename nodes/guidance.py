@@ -7,9 +7,10 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from .host.guidance import MODES, guide
-from .host.model import check_text, require_stiv
+from .host.guidance import MODES, guide, require_flow
+from .host.model import STIVModel, check_text
 
+_MODEL = "A STIV model, or any other that does flow matching (Wan, LTXV, Flux, SD3, …)."
 _MODE = (
     "joint: prompt and given frames together, two passes per step. separate: the frames have a "
     "strength of their own, three passes per step."
@@ -29,7 +30,7 @@ class STIVGuidance(io.ComfyNode):
             ),
             search_aliases=["stiv", "cfg", "image cfg", "rescale cfg", "renorm", "guidance"],
             inputs=[
-                io.Model.Input("model", tooltip="A STIV model."),
+                io.Model.Input("model", tooltip=_MODEL),
                 *_settings(),
             ],
             outputs=[
@@ -42,7 +43,7 @@ class STIVGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, mode: str, image_scale: float, renorm: bool) -> io.NodeOutput:
-        require_stiv(model, "STIV Guidance")
+        require_flow(model, "STIV Guidance")
         return io.NodeOutput(guide(model, mode, image_scale, renorm))
 
 
@@ -59,7 +60,7 @@ class STIVGuider(io.ComfyNode):
             ),
             search_aliases=["stiv", "cfg guider", "dual cfg guider", "basic guider", "renorm"],
             inputs=[
-                io.Model.Input("model", tooltip="A STIV model."),
+                io.Model.Input("model", tooltip=_MODEL),
                 io.Conditioning.Input(
                     "positive", tooltip="What the video shows, after STIV Frame Replacement."
                 ),
@@ -91,9 +92,10 @@ class STIVGuider(io.ComfyNode):
         image_scale: float,
         renorm: bool,
     ) -> io.NodeOutput:
-        card = require_stiv(model, "STIV Guider").card
-        for text, extra in (*positive, *negative):
-            check_text(card, text, extra.get("pooled_output"))
+        require_flow(model, "STIV Guider")
+        if isinstance(model.model, STIVModel):
+            for text, extra in (*positive, *negative):
+                check_text(model.model.card, text, extra.get("pooled_output"))
         guider = comfy.samplers.CFGGuider(guide(model, mode, image_scale, renorm))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)

@@ -33,15 +33,16 @@ def renormalize(guided: Tensor, conditional: Tensor, frame_mask: Tensor | None =
     """CFG-Renorm: the guided direction with the conditional prediction's magnitude.
 
     F * |F(c_T, c_I)| / |F|, one norm per sample over channels, frames and pixels. Both are
-    velocities (B, C, T, H, W); frames given in frame_mask (B, T) do not count in the norm.
+    velocities (B, ...) of one shape; of videos (B, C, T, H, W), frames given in frame_mask (B, T)
+    do not count in the norm.
     """
     wanted, actual = (_norm(v, frame_mask) for v in (conditional, guided))
     return guided * (wanted / actual.clamp(min=1e-12)).to(guided.dtype)
 
 
-def _norm(v_BCTHW: Tensor, frame_mask: Tensor | None) -> Tensor:
+def _norm(v: Tensor, frame_mask: Tensor | None) -> Tensor:
     if frame_mask is not None:
-        v_BCTHW = v_BCTHW.masked_fill(frame_mask.bool()[:, None, :, None, None], 0)
+        v = v.masked_fill(frame_mask.bool()[:, None, :, None, None], 0)
     # squares of half precision overflow, so the norm is float32 at least
-    dtype = torch.promote_types(v_BCTHW.dtype, torch.float32)
-    return torch.linalg.vector_norm(v_BCTHW, dim=(1, 2, 3, 4), keepdim=True, dtype=dtype)
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    return torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True, dtype=dtype)

@@ -1,10 +1,15 @@
-"""The paper's guidance as patches of a MODEL, so that every sampler node follows it."""
+"""The paper's guidance as patches of a MODEL, so that every sampler node follows it.
+
+It works on velocities, so on any flow-matching model of the host; what differs from one to the
+next is where a conditioning carries its given frames (`_given`).
+"""
 
 from __future__ import annotations
 
 import uuid
 from typing import Any
 
+import comfy.model_sampling
 import comfy.samplers
 from torch import Tensor
 
@@ -13,6 +18,22 @@ from .replacement import given_in
 
 MODES = ("joint", "separate")
 _MIDDLE = "stiv_image_only"
+
+_STIV = ("image_latent", "image_mask")
+_OTHERS = (
+    "c_concat", "clip_fea", "image_cond", "ref_latent", "ref_latents", "reference_latent",
+    "time_dim_concat", "vace_context",
+)  # fmt: skip
+"""Where other models of the host have given pictures, among the conditions they prepare."""
+
+
+def require_flow(model: Any, node: str) -> None:
+    """Raise ValueError, naming the node, unless a MODEL does flow matching."""
+    if not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
+        raise ValueError(
+            f"{node} needs a flow-matching model, such as STIV, Wan or LTXV, got "
+            f"{type(model.model).__name__}: connect it to the sampler directly"
+        )
 
 
 def guide(model: Any, mode: str, image_scale: float, renorm: bool) -> Any:
@@ -62,18 +83,26 @@ class SeparateGuidance:
 
 def image_only(positive: list[dict], negative: list[dict]) -> list[dict] | None:
     """The negative conditioning with the given frames of the positive; None without any."""
-    given = given_in(positive)
-    if given is None:
+    given = _given(positive)
+    if not given:
         return None
     middle = []
     for entry in negative:
-        conds = dict(entry["model_conds"])
-        for key, value in zip(("image_latent", "image_mask"), given, strict=True):
-            conds[key] = conds[key]._copy_with(value)
+        conds = {**entry["model_conds"], **given}
         # The same at every step: caches recognise a conditioning by its id.
         name = uuid.uuid5(entry["uuid"], _MIDDLE)
         middle.append({**entry, "model_conds": conds, "uuid": name})
     return middle
+
+
+def _given(positive: list[dict]) -> dict[str, Any]:
+    """The prepared conditions that carry given frames, by name; none where nothing is given."""
+    given = given_in(positive)
+    if given is not None:
+        like = positive[0]["model_conds"]
+        return {k: like[k]._copy_with(v) for k, v in zip(_STIV, given, strict=True)}
+    prepared = [entry["model_conds"] for entry in reversed(positive)]  # the first entry counts
+    return {key: conds[key] for conds in prepared for key in _OTHERS if key in conds}
 
 
 def renormalized(args: dict[str, Any]) -> Tensor:

@@ -155,14 +155,6 @@ def test_the_model_that_went_in_is_not_changed(scene: Scene) -> None:
     assert torch.equal(scene.sample(), before)
 
 
-def test_only_stiv_models_are_guided() -> None:
-    class Other:
-        model = torch.nn.Identity()
-
-    with pytest.raises(ValueError, match="STIV Guidance needs a STIV model, got Identity: load"):
-        tiny.run("STIVGuidance", model=Other(), mode="joint", image_scale=1.0, renorm=False)
-
-
 def test_an_unknown_mode_is_named(scene: Scene) -> None:
     with pytest.raises(ValueError, match="mode is 'both': expected one of joint, separate"):
         guidance(scene, "both")
