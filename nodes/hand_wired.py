@@ -50,7 +50,7 @@ class STIVKeyFrames(io.ComfyNode):
                     tooltip="For windows after the first: all key frames so far, in order.",
                 ),
             ],
-            outputs=_parts(),
+            outputs=[*_parts(), *_size()],
         )  # fmt: skip
 
     @classmethod
@@ -58,7 +58,8 @@ class STIVKeyFrames(io.ComfyNode):
         cls, plan: LongVideo, number: int, key_frames: dict[str, Any] | None = None
     ) -> io.NodeOutput:
         segment = _find(plan.plan, f"key{number}", "STIV Key Frames")
-        return _handed_out(plan, segment, key_frames, "STIV Key Frames")
+        parts = _handed_out(plan, segment, key_frames, "STIV Key Frames").result
+        return io.NodeOutput(*parts, *_size_of(plan.plan, segment))
 
 
 class STIVSegment(io.ComfyNode):
@@ -96,12 +97,18 @@ class STIVSegment(io.ComfyNode):
                 io.Image.Output(
                     display_name="last", tooltip="The last picture, if it is given as one."
                 ),
+                *_size(),
             ],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, plan: LongVideo, number: int, made: Any = None) -> io.NodeOutput:
-        prefix = f"x{plan.plan.stride}_" if plan.plan.mode == "interpolate" else "seg"
+        if plan.plan.mode == "interpolate" and plan.plan.stride > 2:
+            raise ValueError(
+                f"STIV Segment: by hand a clip is doubled once at a time, the plan's factor is "
+                f"{plan.plan.stride}: set it to 2, join the segments, and plan the result again"
+            )
+        prefix = "x2_" if plan.plan.mode == "interpolate" else "seg"
         segment = _find(plan.plan, f"{prefix}{number}", "STIV Segment")
         parts = _handed_out(plan, segment, made, "STIV Segment").result
         given = parts[1].resolve(segment.count)
@@ -115,7 +122,7 @@ class STIVSegment(io.ComfyNode):
             )
             for name, index in (("first", 0), ("last", segment.count - 1))
         ]
-        return io.NodeOutput(*parts, *pictures)
+        return io.NodeOutput(*parts, *pictures, *_size_of(plan.plan, segment))
 
 
 class STIVJoinSegments(io.ComfyNode):
@@ -147,7 +154,8 @@ class STIVJoinSegments(io.ComfyNode):
                     "shared", default=1, min=0, max=4095,
                     tooltip=(
                         "Frames at the end of each segment that the next one begins with: 1 for "
-                        "key frames, as many as were carried for a roll-out."
+                        "key frames, as many as were carried for a roll-out, twice the overlap "
+                        "for an interpolation."
                     ),
                 ),
                 io.Boolean.Input(
@@ -253,15 +261,10 @@ def _frame_made(
     if plan.mode == "hierarchy":
         wanted = (segment.start + index * segment.step) // plan.stride
         what = "key frames, in order"
-    elif plan.mode == "rollout":
+    else:  # a roll-out: a doubling takes nothing but frames of the clip
         before = plan.segments[plan.segments.index(segment) - 1]
         wanted = segment.start + index - (before.start + before.count - count)
         what = f"frames of {before.name}, or at least its last"
-    else:
-        raise ValueError(
-            f"{node}: the last doubling of a factor of {plan.stride} needs the ones before: use "
-            "STIV Long Video, or a factor of 2 several times"
-        )
     if not 0 <= wanted < count:
         raise ValueError(
             f"{node}: {segment.name} needs frame {wanted} of what was made before, it has {count}: "
@@ -292,3 +295,16 @@ def _parts() -> list[io.Output]:
         io.Int.Output(display_name="seed", tooltip="For the sampler."),
         io.Int.Output(display_name="stride", tooltip="For STIV Text Encode."),
     ]
+
+
+def _size() -> list[io.Output]:
+    return [
+        io.Int.Output(display_name="frames", tooltip="How many: the length, for other models."),
+        io.Int.Output(display_name="width", tooltip="In pixels."),
+        io.Int.Output(display_name="height", tooltip="In pixels."),
+    ]
+
+
+def _size_of(plan: Plan, segment: Segment) -> tuple[int, int, int]:
+    """The values of `_size`."""
+    return segment.count, plan.width, plan.height

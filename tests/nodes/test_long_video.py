@@ -95,6 +95,44 @@ def test_a_window_after_one_that_is_left_out_takes_the_right_frames(loaded: Load
     assert torch.equal(sampled(loaded, parts)[0], latents(handles[names.index("seg2")]))
 
 
+def doubled_by_hand(loaded: Loaded, clip: Tensor, fps: float) -> tuple[Tensor, float]:
+    """Plan with a factor of 2, segments, sampler, decoder, join: all frames, and their rate."""
+    overlap = 1
+    plan, _ = tiny.run(
+        "STIVInterpolationPlan", clip=clip, prompts="a red circle", factor="2", fps=fps, window=8,
+        overlap=overlap, seed=2,
+    )  # fmt: skip
+    folded, parts = tiny.run("STIVVideoVAE", vae=loaded.vae), {}
+    for number in range(len(plan.plan.segments)):
+        made = sampled(loaded, tiny.run("STIVSegment", plan=plan, number=number))
+        parts[f"segment{number}"] = tiny.run("VAEDecode", samples={"samples": made}, vae=folded)
+    assert len(parts) > 1
+    frames, *_ = tiny.run(
+        "STIVJoinSegments", segments=parts, fps=plan.plan.fps, shared=2 * overlap, images=True
+    )
+    return frames, plan.plan.fps
+
+
+def test_a_clip_is_doubled_twice_by_hand(loaded: Loaded) -> None:
+    """Every frame stays in its place, as the VAE shows it, and the clip plays as long as before."""
+    clip, fps = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(8)), 8.0
+    for _ in range(2):
+        frames, faster = doubled_by_hand(loaded, clip, fps)
+        assert (len(frames), faster) == (2 * len(clip), 2 * fps)
+        through = loaded.vae.decode(loaded.vae.encode(clip)).reshape(clip.shape)
+        torch.testing.assert_close(frames[::2], through, rtol=0, atol=1e-4)
+        clip, fps = frames, faster
+
+
+def test_more_than_one_doubling_at_once_is_refused_by_hand() -> None:
+    plan, _ = tiny.run(
+        "STIVInterpolationPlan", clip=picture(0.5, 5), prompts="", factor="4", fps=8.0, window=8,
+        overlap=1, seed=2,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="doubled once at a time, the plan's factor is 4: set it"):
+        tiny.run("STIVSegment", plan=plan, number=0)
+
+
 def test_given_frames_and_carried_ones_are_exact(loaded: Loaded) -> None:
     video = plan_of("Prediction")
     handles = make_all(loaded, video)
@@ -270,8 +308,9 @@ def test_pictures_at_both_ends_serve_other_models() -> None:
     pictures = torch.rand(2, 64, 64, 3)
     placed = tiny.run("STIVPlaceFrames", frames=pictures, positions="0,3")
     video = plan_of(stiv_frames=placed)
-    *_, first, last = tiny.run("STIVSegment", plan=video, number=0)
+    first, last, *size = tiny.run("STIVSegment", plan=video, number=0)[5:]
     assert torch.equal(torch.cat([first, last]), pictures)
+    assert size == [4, 64, 64]
 
 
 @pytest.mark.parametrize(
