@@ -114,7 +114,7 @@ class STIVMakeBlock(io.ComfyNode):
                 needs["film"] = links["film"] if end is film else end
             node = graph.node(
                 "STIVWriteStretch", id=f"film{index}", vae=links["vae"], part=part.to_json(),
-                **{name: links[name] for name in _LOOK}, **needs,
+                identity=stiv_plan.identity, **{name: links[name] for name in _LOOK}, **needs,
             )  # fmt: skip
             end = node.out(0)
         gathered = graph.node(
@@ -249,6 +249,7 @@ class STIVWriteStretch(io.ComfyNode):
                 PlanType.Input("stiv_plan", optional=True),
                 FilmType.Input("film", optional=True),
                 _segments(),
+                io.String.Input("identity", default="", optional=True),
             ],
             outputs=[FilmType.Output(display_name="film")],
             hidden=[io.Hidden.unique_id],
@@ -267,11 +268,12 @@ class STIVWriteStretch(io.ComfyNode):
         stiv_plan: LongVideo | None = None,
         film: FilmHandle | None = None,
         segments: dict[str, SegmentHandle] | None = None,
+        identity: str = "",
     ) -> io.NodeOutput:
         look = Look(fps, crf, exact_pictures, match_colours)
         handles = _in_order(known, segments)
         return io.NodeOutput(
-            write_stretch(Part.from_json(part), look, vae, stiv_plan, handles, film)
+            write_stretch(Part.from_json(part), look, vae, stiv_plan, handles, film, identity)
         )
 
 

@@ -107,11 +107,16 @@ class Film:
                         _append(self.path, piece, after, chain)
                     else:
                         _create(self.path, piece, chain)
-        if found.end and found.end < self.path.stat().st_size:
+        if found.end and found.end < self._size():
             with self._writing("the film"):
                 if self._beginning(chains) == found:
                     os.truncate(self.path, found.end)
         return found.mark.frames
+
+    def remove(self) -> None:
+        """Remove the file, but not while another process adds a piece. Raises OSError."""
+        with _alone(self.path.parent):
+            self.path.unlink(missing_ok=True)
 
     def frames(self) -> int:
         """Number of frames that play; 0 where there is no film."""
@@ -137,8 +142,14 @@ class Film:
         return _NOTHING
 
     def _begins_with(self, header: bytes) -> bool:
-        with open(self.path, "rb") as file:
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
             return file.read(len(header)) == header
+        return True  # another process removed it just now: not for its header
+
+    def _size(self) -> int:
+        with contextlib.suppress(FileNotFoundError):
+            return self.path.stat().st_size
+        return 0
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_execution.utils import get_executing_context
 
 from ...stiv.frames import GivenFrames
@@ -15,6 +17,7 @@ from ...stiv.seams import seam_report, to_text
 from ...stiv.store import StoreError, as_text
 from ...stiv.timeline import seams
 from ..text import STIVTextEncode
+from .disk import check_disk
 from .model import require_stiv
 from .segments import (
     LongVideo,
@@ -26,7 +29,7 @@ from .segments import (
     segment_store,
     task_of,
 )
-from .stretches import FilmHandle, bytes_of, statistics
+from .stretches import FilmHandle, bytes_of, film_bytes, statistics, unfinished_folder
 from .vae import check_vae
 
 _NODE = "STIV Long Video"
@@ -39,7 +42,7 @@ def check(
     """Raise, before the work starts, for whatever would stop it in the middle.
 
     ValueError for the wrong model, text encoder, VAE or given latents, and for a list of inputs;
-    StoreError where the disk is full or cannot be written.
+    OSError where a disk is full or cannot be written.
     """
     require_stiv(model, _NODE)
     check_vae(vae, _NODE)
@@ -49,6 +52,8 @@ def check(
     if context is not None and context.list_index:
         raise ValueError(f"{_NODE} makes one video: give it one model, plan, and so on, no list")
     _check_latents(video, vae)
+    films = (unfinished_folder(), Path(folder_paths.get_temp_directory()))
+    check_disk(dict.fromkeys(films, film_bytes(video.plan)), "the video")
     store = segment_store()
     store.check_writable()
     needed = _bytes(video.plan.segments, video.plan, vae) + bytes_of(video.plan)

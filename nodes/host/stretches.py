@@ -85,6 +85,8 @@ class FilmHandle:
     part: Part
     segments: tuple[SegmentHandle, ...]
     before: FilmHandle | None
+    identity: str
+    """`LongVideo.identity`: videos with the same beginning have films of their own."""
 
     def parts(self) -> list[FilmHandle]:
         """All of them, in order."""
@@ -92,10 +94,14 @@ class FilmHandle:
 
     @property
     def path(self) -> Path:
-        """The growing file, playable at any time; the same for all with the same beginning."""
-        first = self.parts()[0].key
-        folder = Path(folder_paths.get_output_directory()) / "stiv_unfinished"
-        return folder / f"long_video_{first[:12]}.mp4"
+        """The growing file, playable at any time."""
+        name = fingerprint((self.identity, self.parts()[0].key)).digest[:12]
+        return unfinished_folder() / f"long_video_{name}.mp4"
+
+
+def unfinished_folder() -> Path:
+    """Where films grow."""
+    return Path(folder_paths.get_output_directory()) / "stiv_unfinished"
 
 
 def part_of(plan: Plan, stretch: Stretch, match: bool) -> tuple[Part, list[int]]:
@@ -127,8 +133,12 @@ def takes_artists_frames(part: Part) -> bool:
 
 def bytes_of(plan: Plan) -> int:
     """About what its pieces of film and their statistics take in the store."""
-    pixels = plan.width * plan.height
-    return int(plan.frames * pixels * 0.25) + len(stretches(plan)) * 2 * 3 * pixels
+    return film_bytes(plan) + len(stretches(plan)) * 2 * 3 * plan.width * plan.height
+
+
+def film_bytes(plan: Plan) -> int:
+    """About what the whole film takes."""
+    return int(plan.frames * plan.width * plan.height * 0.25)
 
 
 def write_stretch(
@@ -138,6 +148,7 @@ def write_stretch(
     video: LongVideo | None,
     segments: Sequence[SegmentHandle],
     before: FilmHandle | None,
+    identity: str = "",
 ) -> FilmHandle:
     """The film with one more stretch; its piece comes from the store, or is made and put there."""
     slots = {slot for slot, _ in part.sources} | {slot for _, slot, _ in part.keys}
@@ -147,7 +158,7 @@ def write_stretch(
         raise ValueError(f"frames from {part.start} on were given, but no plan is connected")
     index = 0 if before is None else len(before.parts())
     key = _piece_key(part, index, look, vae, video, segments)
-    film = FilmHandle(key, part, tuple(segments), before)
+    film = FilmHandle(key, part, tuple(segments), before, identity)
     grow(film, look, vae, video)
     return film
 
@@ -183,13 +194,19 @@ def statistics(film: FilmHandle) -> FrameStatistics | None:
 
 def finished(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) -> Path:
     """The whole film as an ordinary MP4 in the temporary folder; the growing file goes."""
-    grow(film, look, vae, video, complete=True)
     name = fingerprint([part.key for part in film.parts()]).digest[:24]
     target = Path(folder_paths.get_temp_directory()) / f"stiv_{name}.mp4"
     target.parent.mkdir(parents=True, exist_ok=True)
-    finish(film.path, target)
-    film.path.unlink(missing_ok=True)
-    return target
+    while True:
+        grow(film, look, vae, video, complete=True)
+        try:
+            finish(film.path, target)
+        except OSError:
+            if film.path.exists():
+                raise
+            continue  # another server that makes the same video was done with it: write it again
+        Film(film.path).remove()
+        return target
 
 
 def all_frames(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) -> Tensor:

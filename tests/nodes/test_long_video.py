@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from comfy_api.latest import InputImpl
 from ComfyUI_STIV.nodes.host import long_run, segments, stretches
+from ComfyUI_STIV.nodes.host.film import Film
 from ComfyUI_STIV.stiv import timeline
 from torch import Tensor
 
@@ -171,7 +174,7 @@ def film_of(
         part, slots = stretches.part_of(video.plan, stretch, look.match)
         assert stretches.Part.from_json(part.to_json()) == part
         chosen = [handles[slot] for slot in slots]
-        film = stretches.write_stretch(part, look, loaded.vae, video, chosen, film)
+        film = stretches.write_stretch(part, look, loaded.vae, video, chosen, film, video.identity)
     return film
 
 
@@ -229,8 +232,42 @@ def test_a_film_that_goes_on_keeps_playing_what_it_has(loaded: Loaded) -> None:
     size = whole.path.stat().st_size
     part, slots = stretches.part_of(video.plan, timeline.stretches(video.plan)[0], False)
     chosen = [handles[slot] for slot in slots]
-    stretches.write_stretch(part, LOOK, loaded.vae, video, chosen, None)
+    stretches.write_stretch(part, LOOK, loaded.vae, video, chosen, None, video.identity)
     assert whole.path.stat().st_size == size
+
+
+def test_two_videos_with_one_beginning_have_films_of_their_own(loaded: Loaded) -> None:
+    videos = [plan_of(seed=15), plan_of(seed=15, prompts="a red circle\n1: a blue square")]
+    placed = tiny.run("STIVPlaceFrames", frames=picture(0.7), positions="4")
+    videos += [plan_of(seed=15, stiv_frames=placed)]
+    placed = tiny.run("STIVPlaceFrames", frames=picture(0.8), positions="4")
+    videos += [plan_of(seed=15, stiv_frames=placed)]
+    assert len({video.identity for video in videos}) == len(videos)
+    assert plan_of(seed=15).identity == videos[0].identity
+    first, other = (film_of(loaded, video, make_all(loaded, video), LOOK) for video in videos[:2])
+    assert first.parts()[0].key == other.parts()[0].key
+    assert first.path != other.path
+    assert [Film(film.path).frames() for film in (first, other)] == [6, 6]
+
+
+def test_a_film_that_another_server_finished_is_finished_again(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed at the worst moment, the first time."""
+    video = plan_of(seed=16)
+    film = film_of(loaded, video, make_all(loaded, video), LOOK)
+    finish, tries = stretches.finish, []
+
+    def late(path: Path, target: Path) -> None:
+        tries.append(target)
+        if len(tries) == 1:
+            Film(path).remove()
+        finish(path, target)
+
+    monkeypatch.setattr(stretches, "finish", late)
+    target = stretches.finished(film, LOOK, loaded.vae, video)
+    assert tries == [target] * 2 and not film.path.exists()
+    assert InputImpl.VideoFromFile(str(target)).get_frame_count() == 6
 
 
 def test_a_film_whose_pieces_are_lost_is_written_again(loaded: Loaded) -> None:
