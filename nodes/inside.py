@@ -15,8 +15,8 @@ import comfy.samplers
 from comfy_api.latest import InputImpl, io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
-from ..stiv.timeline import blocks, stretches
 from .host.long_run import report
+from .host.progress import forget_finished
 from .host.report import tell
 from .host.segments import (
     LongVideo,
@@ -92,7 +92,7 @@ class STIVMakeBlock(io.ComfyNode):
     ) -> io.NodeOutput:
         links = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         graph, plan = GraphBuilder(), stiv_plan.plan
-        block = blocks(plan)[number]
+        block = stiv_plan.blocks[number]
         encoded = {(text, stride): [node, 0] for text, stride, node in json.loads(texts)}
         settings = {name: links[name] for name in _SAMPLING}
         here: dict[int, Any] = {}
@@ -108,7 +108,7 @@ class STIVMakeBlock(io.ComfyNode):
             here[index] = node.out(0)
         end = film
         for index in block.stretches:
-            part, slots = part_of(plan, stretches(plan)[index], match_colours)
+            part, slots = part_of(plan, stiv_plan.stretches[index], match_colours)
             needs = _earlier(slots, here, made, links, shows_artists_frames(part))
             if end is not None:
                 needs["film"] = links["film"] if end is film else end
@@ -162,6 +162,7 @@ class STIVGatherSegments(io.ComfyNode):
             is_dev_only=True,
             inputs=[MadeType.Input("made", optional=True), _segments()],
             outputs=[MadeType.Output(display_name="made")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -170,6 +171,7 @@ class STIVGatherSegments(io.ComfyNode):
         made: tuple[SegmentHandle, ...] = (),
         segments: dict[str, SegmentHandle] | None = None,
     ) -> io.NodeOutput:
+        forget_finished(cls.hidden.unique_id)
         return io.NodeOutput((*made, *_in_order("", segments)))
 
 
@@ -340,11 +342,13 @@ def _in_order(known: str, segments: dict[str, SegmentHandle] | None) -> list[Seg
     return [found[slot] for slot in range(len(found))]
 
 
+_SLOTS = io.Autogrow.TemplatePrefix(  # one for all: the host asks a node for its inputs often
+    SegmentType.Input("segment"), prefix="segment", min=0, max=_MAX_SLOTS
+)
+
+
 def _segments() -> Any:
-    template = io.Autogrow.TemplatePrefix(
-        SegmentType.Input("segment"), prefix="segment", min=0, max=_MAX_SLOTS
-    )
-    return io.Autogrow.Input("segments", template=template)
+    return io.Autogrow.Input("segments", template=_SLOTS)
 
 
 def _look() -> list[io.Input]:

@@ -11,7 +11,6 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
 from ..stiv.plan import Plan
-from ..stiv.timeline import blocks
 from .host.long_run import check, dry_run
 from .host.report import tell
 from .host.segments import LongVideo, Settings
@@ -131,7 +130,7 @@ class STIVLongVideo(io.ComfyNode):
             "negative": negative, **asdict(settings), **look,
         }  # fmt: skip
         last: dict[str, Any] = {}
-        for number, _ in enumerate(blocks(plan.plan)):
+        for number in range(len(plan.blocks)):
             block = graph.node(
                 "STIVMakeBlock", id=f"block{number}", number=number, **common, **last
             )

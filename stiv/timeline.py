@@ -13,7 +13,9 @@ from typing import NamedTuple
 from .plan import Plan, Segment
 from .windows import hierarchy_windows, interpolation_windows, window_count
 
-MAX_PIECES = 400  # more would only make each of them smaller
+MAX_PIECES = 100
+"""Of a film: each is a node that the host describes with all that it follows from, so that many
+small pieces would take more memory and time than the frames in them."""
 MIN_BLOCK, MAX_BLOCK = 8, 64
 
 

@@ -26,7 +26,7 @@ from ...stiv.frames import GivenFrame, GivenFrames
 from ...stiv.plan import Plan, Segment
 from ...stiv.store import SegmentStore
 from ...stiv.store_entries import check_key
-from ...stiv.timeline import given_sources
+from ...stiv.timeline import Block, Stretch, blocks, given_sources, stretches
 from ..frames import STIVEmptyLatent, STIVFrameReplacement
 from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprint, vae_fingerprint
 
@@ -54,6 +54,16 @@ class LongVideo:
         """Tells it from every other one: a hash, the same after a restart."""
         given = [(place, frame.kind, frame.frame) for place, frame in self.frames.items()]
         return fingerprint((self.plan.to_json(), given)).digest
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """How the work is divided; every block asks."""
+        return blocks(self.plan)
+
+    @cached_property
+    def stretches(self) -> list[Stretch]:
+        """In which pieces the video is written."""
+        return stretches(self.plan)
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,24 @@ def test_the_smallest_plans(
     assert count_made(run) == segments
 
 
+def test_a_video_of_two_blocks(server: ComfyServer) -> None:
+    plan = {"frames": 22, "window": 4, "carry": 2, "seed": 9}
+    seen = len(server.events)
+    run = server.run(prompt_of(prediction(**plan)))
+    assert len(pixels(saved(run))) == 22
+    assert count_made(run) == 10
+    edited = server.run(prompt_of(prediction(**plan, seeds="9: 1")))
+    assert count_made(edited) == 1
+    shown = [
+        {name.rpartition(".")[2] for name in data["nodes"]}
+        for kind, data in server.events[seen:]
+        if kind == "progress_state" and data["prompt_id"] == run.prompt_id
+    ]
+    assert any("seg0" in names for names in shown)
+    (last,) = [i for i, names in enumerate(shown) if "seg9" in names][:1]
+    assert not any("seg0" in names for names in shown[last:])  # its block was over
+
+
 def test_a_dry_run_makes_nothing_and_says_what_it_would(server: ComfyServer) -> None:
     plan = hierarchy(seed=77)
     dry = server.run(prompt_of(plan, dry_run=True))
