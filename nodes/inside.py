@@ -7,7 +7,6 @@ video's length.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +14,13 @@ import comfy.samplers
 from comfy_api.latest import InputImpl, io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
+from .host.blocks import next_block, texts_from_json
 from .host.long_run import report
 from .host.progress import forget_finished
 from .host.report import tell
 from .host.segments import (
     LongVideo,
+    Recipe,
     SegmentHandle,
     Settings,
     Task,
@@ -92,17 +93,17 @@ class STIVMakeBlock(io.ComfyNode):
     ) -> io.NodeOutput:
         links = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         graph, plan = GraphBuilder(), stiv_plan.plan
-        block = stiv_plan.blocks[number]
-        encoded = {(text, stride): [node, 0] for text, stride, node in json.loads(texts)}
+        block = next_block(stiv_plan, number, made)
+        segments = [plan.segments[index] for index in block.segments]
+        encoded = texts_from_json(texts, segments, negative)
         settings = {name: links[name] for name in _SAMPLING}
         here: dict[int, Any] = {}
-        for index in block.segments:
-            segment = plan.segments[index]
+        for index, segment in zip(block.segments, segments, strict=True):
             task, slots = task_of(plan, segment)
             node = graph.node(
                 "STIVMakeSegment", id=segment.name, model=links["model"], vae=links["vae"],
-                positive=encoded[segment.prompt, segment.step],
-                negative=encoded[negative, segment.step], task=task.to_json(), **settings,
+                positive=[encoded[segment.prompt, segment.step], 0],
+                negative=[encoded[negative, segment.step], 0], task=task.to_json(), **settings,
                 **_earlier(slots, here, made, links, takes_artists_frames(task)),
             )  # fmt: skip
             here[index] = node.out(0)
@@ -222,10 +223,9 @@ class STIVMakeSegment(io.ComfyNode):
         stiv_plan: LongVideo | None = None,
         segments: dict[str, SegmentHandle] | None = None,
     ) -> io.NodeOutput:
-        handle = make_segment(
-            Task.from_json(task), Settings(steps, cfg, sampler_name, scheduler), model, positive,
-            negative, vae, stiv_plan, _in_order(known, segments),
-        )  # fmt: skip
+        settings = Settings(steps, cfg, sampler_name, scheduler)
+        recipe = Recipe(settings, model, positive, negative, vae, stiv_plan)
+        handle = make_segment(Task.from_json(task), recipe, _in_order(known, segments))
         made = f"made in {handle.seconds:.1f} s" if handle.made_in else "from the store"
         tell(cls, f"{handle.name} {made}")
         return io.NodeOutput(handle)

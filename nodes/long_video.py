@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +10,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
 from ..stiv.plan import Plan
+from .host.blocks import texts_to_json
 from .host.long_run import check, dry_run
 from .host.report import tell
 from .host.segments import LongVideo, Settings
@@ -146,13 +146,13 @@ _dry_run = dry_run  # the input of the same name hides it
 
 
 def _add_texts(graph: GraphBuilder, plan: Plan, links: dict[str, Any], negative: str) -> str:
-    """A node for each prompt, and where to find them: [text, stride, node] as JSON."""
+    """A node for each prompt, and where to find them."""
     wanted = {(text, s.step) for s in plan.segments for text in (s.prompt, negative)}
-    found = []
+    found = {}
     for number, (text, stride) in enumerate(sorted(wanted)):
         node = graph.node(
             "STIVTextEncode", id=f"text{number}", clip=links["clip"], text=text, original_width=0,
             original_height=0, crop_left=0, crop_top=0, stride=stride,
         )  # fmt: skip
-        found.append([text, stride, node.id])
-    return json.dumps(found)
+        found[text, stride] = node.id
+    return texts_to_json(found)

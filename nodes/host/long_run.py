@@ -21,6 +21,7 @@ from .disk import check_disk
 from .model import require_stiv
 from .segments import (
     LongVideo,
+    Recipe,
     SegmentHandle,
     Settings,
     Task,
@@ -89,7 +90,8 @@ def _keys(
     for segment in plan.segments:
         task, slots = task_of(plan, segment)
         earlier = [keys[slot] for slot in slots]
-        key, why = segment_key(task, settings, model, *conds(segment), vae, video, earlier)
+        recipe = Recipe(settings, model, *conds(segment), vae, video)
+        key, why = segment_key(task, recipe, earlier)
         keys.append(key)
         unsure |= {why} - {""}
         if not store.has(key):
@@ -166,9 +168,10 @@ def _cost(
     """Time from a step that is really made, and memory by the host's own estimate."""
     count = max(segment.count for segment in missing)
     task = Task("of the measurement", count, plan.width, plan.height, 0, ())
+    recipe = Recipe(replace(settings, steps=1), model, *conds, vae)
     for _ in range(2):  # the first also loads the model
         begun = time.monotonic()
-        sample_segment(task, replace(settings, steps=1), model, *conds, vae, GivenFrames())
+        sample_segment(task, recipe, GivenFrames())
         step = time.monotonic() - begun
     seconds = step * settings.steps * sum(segment.count for segment in missing) / count
     shape = [2, vae.latent_channels, count, plan.height // 8, plan.width // 8]

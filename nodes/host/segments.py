@@ -76,6 +76,19 @@ class Settings:
     scheduler: str
 
 
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """What a segment is made with."""
+
+    settings: Settings
+    model: Any
+    positive: Any
+    negative: Any
+    vae: Any
+    video: LongVideo | None = None
+    """For the artist's frames; None where a task takes none."""
+
+
 @dataclass(frozen=True)
 class Task:
     """What one segment is made of: plain numbers, so that it travels as a widget value."""
@@ -192,28 +205,20 @@ def takes_artists_frames(task: Task) -> bool:
     return any(slot == _ARTIST for _, slot, _ in task.given)
 
 
-def segment_key(
-    task: Task,
-    settings: Settings,
-    model: Any,
-    positive: Any,
-    negative: Any,
-    vae: Any,
-    video: LongVideo | None,
-    earlier: Sequence[str],
-) -> tuple[str, str]:
+def segment_key(task: Task, recipe: Recipe, earlier: Sequence[str]) -> tuple[str, str]:
     """What decides a segment's latents, as a key; and why it will not do after a restart, or "".
 
     earlier: the keys of the segments in the task's slots. The name is left out: a segment of
     another plan with the same content is the same.
     """
+    video = recipe.video
     artists = [
         video.frames[where].frame for _, slot, where in task.given if slot == _ARTIST and video
     ]
-    prints = [model_fingerprint(model)]
-    prints += [conditioning_fingerprint(cond) for cond in (positive, negative)]
-    prints += [vae_fingerprint(vae), fingerprint(artists)]
-    numbers = {**asdict(task), "name": "", **asdict(settings)}
+    prints = [model_fingerprint(recipe.model)]
+    prints += [conditioning_fingerprint(cond) for cond in (recipe.positive, recipe.negative)]
+    prints += [vae_fingerprint(recipe.vae), fingerprint(artists)]
+    numbers = {**asdict(task), "name": "", **asdict(recipe.settings)}
     digest = fingerprint((VERSION, numbers, [p.digest for p in prints], list(earlier))).digest
     return digest, "; ".join(p.reason for p in prints if not p.lasting)
 
@@ -231,31 +236,24 @@ def given_to(task: Task, video: LongVideo | None, latents: Mapping[int, Tensor])
     return given
 
 
-def sample_segment(
-    task: Task,
-    settings: Settings,
-    model: Any,
-    positive: Any,
-    negative: Any,
-    vae: Any,
-    given: GivenFrames,
-) -> Tensor:
+def sample_segment(task: Task, recipe: Recipe, given: GivenFrames) -> Tensor:
     """Latents (C, T, h, w) of a segment, by the same nodes that an artist would wire.
 
     Raises ValueError naming the segment when the model makes NaN or infinity.
     """
     (latent,) = STIVEmptyLatent.execute(task.width, task.height, task.count, 1).result
     positive, negative, latent = STIVFrameReplacement.execute(
-        positive, negative, vae, latent, given
+        recipe.positive, recipe.negative, recipe.vae, latent, given
     ).result
+    settings = recipe.settings
     (out,) = nodes.common_ksampler(
-        model, task.seed, settings.steps, settings.cfg, settings.sampler_name, settings.scheduler,
-        positive, negative, latent,
+        recipe.model, task.seed, settings.steps, settings.cfg, settings.sampler_name,
+        settings.scheduler, positive, negative, latent,
     )  # fmt: skip
     samples = out["samples"][0]
     if not torch.isfinite(samples).all():
         bad = torch.isfinite(samples).movedim(1, 0).flatten(1).all(1).logical_not().nonzero()
-        dtype = str(model.model.get_dtype()).removeprefix("torch.")
+        dtype = str(recipe.model.model.get_dtype()).removeprefix("torch.")
         raise ValueError(
             f"STIV Long Video: segment {task.name} has NaN or infinity in frame {int(bad[0])} "
             f"after {settings.steps} steps in {dtype}: use another weight_dtype (bf16, or fp32 to "
@@ -264,38 +262,26 @@ def sample_segment(
     return samples
 
 
-def make_segment(
-    task: Task,
-    settings: Settings,
-    model: Any,
-    positive: Any,
-    negative: Any,
-    vae: Any,
-    video: LongVideo | None,
-    earlier: Sequence[SegmentHandle],
-) -> SegmentHandle:
+def make_segment(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle]) -> SegmentHandle:
     """The segment from the store, or made and put there."""
     if not {slot for _, slot, _ in task.given} <= set(range(_ARTIST, len(earlier))):
         raise ValueError(f"segment {task.name} needs earlier segments that are not connected")
-    if takes_artists_frames(task) and video is None:
+    if takes_artists_frames(task) and recipe.video is None:
         raise ValueError(f"segment {task.name} needs given frames, but no plan is connected")
     store = segment_store()
-    key, unsure = segment_key(
-        task, settings, model, positive, negative, vae, video, [handle.key for handle in earlier]
-    )
+    key, unsure = segment_key(task, recipe, [handle.key for handle in earlier])
     if store.get(key) is not None:  # read, not only there: a damaged one is made again
         info = store.info(key) or {}
         return SegmentHandle(task.name, key, float(info.get("seconds", 0)), "")
     begun = time.monotonic()
     slots = {slot for _, slot, _ in task.given if slot != _ARTIST}
     latents = {slot: earlier[slot].latents(store) for slot in slots}
-    given = given_to(task, video, latents)
-    samples = sample_segment(task, settings, model, positive, negative, vae, given)
+    samples = sample_segment(task, recipe, given_to(task, recipe.video, latents))
     seconds = time.monotonic() - begun
     store.put(
         key,
         {"latents": samples.contiguous()},
-        {"name": task.name, "seconds": seconds, "steps": settings.steps, "unsure": unsure},
+        {"name": task.name, "seconds": seconds, "steps": recipe.settings.steps, "unsure": unsure},
     )
     return SegmentHandle(task.name, key, seconds, _this_run())
 

@@ -267,3 +267,29 @@ def test_a_plan_that_cannot_be_is_refused_at_once(
 ) -> None:
     with pytest.raises(HostError, match=message):
         server.run(prompt_of(plan))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"number": 7}, "number is 7, the plan has blocks 0 to 1"),
+        ({"number": 1}, "made has 0 segments, block 1 comes after 8"),
+        ({"texts": "{"}, "texts is not understood"),
+        ({"texts": "[[[], 1, 2, 3]]"}, "texts is not understood"),
+        ({"texts": "[]"}, "texts has no node for 'a blue square.* with stride 1"),
+    ],
+)
+def test_a_block_by_itself_says_what_is_wrong(
+    inputs: dict[str, Any], message: str, server: ComfyServer
+) -> None:
+    prompt = prompt_of(prediction(frames=22, window=4, carry=2))
+    make = prompt["make"]["inputs"]
+    for name in ("dry_run", "images"):
+        del make[name]
+    make |= {"stiv_plan": make.pop("plan"), "texts": "[]", "number": 0, "fps": 8.0, "crf": 18}
+    make |= {"exact_pictures": True, "match_colours": False, **inputs}
+    prompt["make"] = {"class_type": "STIVMakeBlock", "inputs": make}
+    del prompt["save"]
+    prompt["told"]["inputs"]["source"] = ["make", 0]
+    with pytest.raises(HostError, match=message):
+        server.run(prompt)

@@ -40,12 +40,8 @@ def make_all(loaded: Loaded, video: segments.LongVideo) -> list[segments.Segment
         negative = loaded.text("", stride=segment.step)
         again = segments.Task.from_json(task.to_json())
         assert again == task
-        handles.append(
-            segments.make_segment(
-                task, SETTINGS, loaded.model, positive, negative, loaded.vae, video,
-                [handles[slot] for slot in slots],
-            )
-        )  # fmt: skip
+        recipe = segments.Recipe(SETTINGS, loaded.model, positive, negative, loaded.vae, video)
+        handles.append(segments.make_segment(task, recipe, [handles[slot] for slot in slots]))
     return handles
 
 
@@ -323,8 +319,9 @@ def test_parts_that_are_not_connected_are_refused(loaded: Loaded) -> None:
     for slot, message in ((0, "earlier segments"), (-5, "earlier segments"), (-1, "no plan")):
         task = segments.Task("a", 4, 64, 64, 0, ((0, slot, 0),))
         text = loaded.text("")
+        recipe = segments.Recipe(SETTINGS, loaded.model, text, text, loaded.vae)
         with pytest.raises(ValueError, match=message):
-            segments.make_segment(task, SETTINGS, loaded.model, text, text, loaded.vae, None, [])
+            segments.make_segment(task, recipe, [])
 
 
 def test_what_would_stop_a_run_is_said_before(loaded: Loaded) -> None:
