@@ -25,7 +25,7 @@ WHEEL: dict[str, RGB] = {
     "black": (40, 40, 48),
 }
 STEPS = (1, 3, 5, 7)
-"""From one colour of the wheel to the other: every two colours meet that are an odd number apart."""
+"""From one colour of the wheel to the other: every two colours meet that lie an odd way apart."""
 
 #: Bottom, top and reach to the side of each solid, of radius 1.
 EXTENT: dict[str, tuple[float, float, float]] = {
