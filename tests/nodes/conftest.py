@@ -11,6 +11,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from ComfyUI_STIV.nodes.host.pieces import Piece
+
     from tests.nodes.scenes import Loaded, Scene
 
 
@@ -54,3 +56,11 @@ def loaded(folders: dict[str, Path]) -> Loaded:
 def scene(loaded: Loaded) -> Scene:
     """Image to video: the first frame given."""
     return loaded.scene("first")
+
+
+@pytest.fixture(scope="session")
+def made() -> list[Piece]:
+    """The pieces of the film in `tests.nodes.films`."""
+    from tests.nodes import films, moving
+
+    return moving.pieces(films.LENGTHS, 8)

@@ -79,6 +79,15 @@ def closing_over(scale: float) -> Any:
     return lambda args: args["denoised"] * scale
 
 
+def digest(value: Any) -> str:
+    """The fingerprint of a value that must have a lasting one."""
+    from ComfyUI_STIV.nodes.host.fingerprint import fingerprint
+
+    taken = fingerprint(value)
+    assert taken.lasting and not taken.reason, taken.reason
+    return taken.digest
+
+
 def values() -> dict[str, Any]:
     """Values of every kind whose fingerprint lasts."""
     generator = torch.Generator().manual_seed(3)
