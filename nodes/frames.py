@@ -11,7 +11,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..stiv.frames import GivenFrame, GivenFrames, frame_mask, replace_frames
+from ..stiv.frames import GivenFrame, GivenFrames, frame_mask, replace_frames, to_canvas
 from .host.replacement import FRAMES, CleanFrames
 from .host.report import tell
 from .host.vae import check_vae, encode_pictures
@@ -289,6 +289,11 @@ def fit_picture(picture_HWC: Tensor, width: int, height: int) -> Tensor:
         return picture_HWC
     batch = picture_HWC[None].movedim(-1, 1)
     return comfy.utils.common_upscale(batch, width, height, "lanczos", "center")[0].movedim(0, -1)
+
+
+def fit_to_canvas(picture_HWC: Tensor, width: int, height: int) -> Tensor:
+    """A picture (H, W, 3) as part of a video of this size, continued to what the model makes."""
+    return to_canvas(fit_picture(picture_HWC, width, height)[None])[0]
 
 
 def _fitting_latent(frame: GivenFrame, size: tuple[int, int], node: str) -> Tensor:

@@ -12,16 +12,16 @@ from comfy_api.latest import InputImpl, io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..stiv.frames import GivenFrames
+from ..stiv.frames import GivenFrames, canvas_size
 from ..stiv.plan import Plan, Segment
 from ..stiv.seams import frame_statistics, join_statistics, seam_report, to_text
 from ..stiv.timeline import given_sources
-from .frames import GivenFramesType, STIVEmptyLatent, fit_picture, one_video
+from .frames import GivenFramesType, STIVEmptyLatent, fit_to_canvas, one_video
 from .host.film import Film, finish
 from .host.fingerprint import fingerprint
 from .host.pieces import CRF, encode_piece
 from .host.report import tell
-from .host.segments import LongVideo
+from .host.segments import LongVideo, as_given
 from .plan import PlanType
 
 _MOST = 100  # inputs of one node, by the host's limit
@@ -114,7 +114,7 @@ class STIVSegment(io.ComfyNode):
         given = parts[1].resolve(segment.count)
         ends = {frame.position: frame.frame for frame in given if frame.kind == "image"}
         pictures = [
-            fit_picture(ends[index][..., :3], plan.plan.width, plan.plan.height)[None]
+            ends[index][None, : plan.plan.height, : plan.plan.width, :3]
             if index in ends
             else ExecutionBlocker(
                 f"STIV Segment: {name} of {segment.name} is not given as a picture: connect "
@@ -232,17 +232,19 @@ def _joined(parts: Sequence[Tensor], fps: float, crf: int) -> tuple[Path, str]:
 
 def _handed_out(video: LongVideo, segment: Segment, made: Any, node: str) -> io.NodeOutput:
     plan = video.plan
+    size = canvas_size(plan.width, plan.height)
     given = GivenFrames()
     for index, source in given_sources(plan, segment):
         position = segment.start + index * segment.step
         if source.segment is None:
             frame = video.frames[position]
-            dim = 0 if frame.kind == "image" else 1
-            given = given.place(frame.frame.unsqueeze(dim), str(index), frame.kind)
+            frames, kind = as_given(frame, plan.width, plan.height), frame.kind
         else:
             frames, kind = _frame_made(plan, segment, index, made, node)
-            given = given.place(frames, str(index), kind)
-    (latent,) = STIVEmptyLatent.execute(plan.width, plan.height, segment.count, 1).result
+            if kind == "image" and frames.shape[1:3] != size[::-1]:  # not as VAE Decode gives it
+                frames = fit_to_canvas(frames[0, ..., :3], plan.width, plan.height)[None]
+        given = given.place(frames, str(index), kind)
+    (latent,) = STIVEmptyLatent.execute(*size, segment.count, 1).result
     return io.NodeOutput(latent, given, segment.prompt, segment.seed, segment.step)
 
 

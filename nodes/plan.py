@@ -17,7 +17,7 @@ from .host.report import tell
 from .host.segments import LongVideo
 
 PlanType = io.Custom("STIV_PLAN")
-_STEP = 16
+_SMALLEST = 16
 
 
 class STIVLongVideoPlan(io.ComfyNode):
@@ -220,19 +220,20 @@ class STIVInterpolationPlan(io.ComfyNode):
     ) -> io.NodeOutput:
         frames, own_fps = _frames_of(clip)
         count, height, width, _ = frames.shape
-        size = [max(_STEP, round(side / _STEP) * _STEP) for side in (width, height)]
-        note = ""
-        if size != [width, height]:
+        odd, note = (height % 2, width % 2), ""
+        if any(odd):
+            frames = frames[:, : height - odd[0], : width - odd[1]]
             note = (
-                f"the clip is {width} x {height} pixels, the video {size[0]} x {size[1]}: sides "
-                f"are multiples of {_STEP}, the clip is cropped and resized"
+                f"the clip is {width} x {height} pixels, the video {width - odd[1]} x "
+                f"{height - odd[0]}: sides are even numbers, the last row or column is left out"
             )
         return _planned(
             cls,
             "STIV Interpolation Plan",
             lambda: interpolation(
                 count, int(factor), window=window, overlap=overlap, fps=float(own_fps or fps),
-                width=size[0], height=size[1], prompts=prompts, seed=seed, seeds=seeds,
+                width=frames.shape[2], height=frames.shape[1], prompts=prompts, seed=seed,
+                seeds=seeds,
             ),
             GivenFrames().place(frames, f"every {factor}"),
             note,
@@ -293,8 +294,11 @@ def _prompts(what: str) -> io.String.Input:
 def _shape() -> list[io.Input]:
     sides = [
         io.Int.Input(
-            name, default=64, min=_STEP, max=8192, step=_STEP,
-            tooltip=f"{name.capitalize()} in pixels, a multiple of {_STEP}.",
+            name, default=64, min=_SMALLEST, max=8192, step=2,
+            tooltip=(
+                f"{name.capitalize()} in pixels, an even number. Other sizes than multiples of "
+                "16 are made a little larger and cut."
+            ),
         )
         for name in ("width", "height")
     ]  # fmt: skip

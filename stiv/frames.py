@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+_STEP = 16  # pixels per token: a patch of two latents, each of eight pixels
 _LIMIT = 10_000  # characters of a positions text, far more than any timeline needs
 
 
@@ -146,6 +148,24 @@ def _check_range(position: int, total: int, piece: str, text: str) -> None:
             f"{piece!r} in positions {text!r} is outside the video of {total} frames: "
             f"use 0 to {total - 1}"
         )
+
+
+def canvas_size(width: int, height: int) -> tuple[int, int]:
+    """(width, height) in pixels that the model makes for a video of this size.
+
+    The next multiples of 16; the video is the upper left part of it.
+    """
+    return -(-width // _STEP) * _STEP, -(-height // _STEP) * _STEP
+
+
+def to_canvas(pictures_THWC: Tensor) -> Tensor:
+    """Pictures (T, H, W, C) continued to the right and below to `canvas_size`, by their edges."""
+    height, width = pictures_THWC.shape[1:3]
+    canvas_width, canvas_height = canvas_size(width, height)
+    if (canvas_width, canvas_height) == (width, height):
+        return pictures_THWC
+    added = (0, canvas_width - width, 0, canvas_height - height)
+    return F.pad(pictures_THWC.movedim(-1, 1), added, mode="replicate").movedim(1, -1)
 
 
 def frame_mask(

@@ -76,7 +76,7 @@ class Plan:
     fps: float
     """Frames per second of the video."""
     width: int
-    """Pixels, a multiple of 16; so is the height."""
+    """Pixels of the video, an even number; so is the height. See `stiv.frames.canvas_size`."""
     height: int
     window: int
     """Most frames of one segment, 2 to 4,096."""

@@ -40,10 +40,9 @@ def check_plan(plan: Plan) -> None:
         raise ValueError(f"the plan's closing is {quote(plan.closing)}: expected true or false")
     for name in ("width", "height"):
         value = getattr(plan, name)
-        if value % 16:
-            below = value // 16 * 16
+        if value % 2:
             raise ValueError(
-                f"the plan's {name} is {value}, not a multiple of 16: use {below} or {below + 16}"
+                f"the plan's {name} is {value}, an odd number: use {value - 1} or {value + 1}"
             )
     _CHECKS[plan.mode](plan)
     _check_given(plan)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .frames import canvas_size
+
 if TYPE_CHECKING:
     from .plan import Plan
 
@@ -14,7 +16,7 @@ def describe_plan(plan: Plan, steps: int | None, passes_per_step: int) -> str:
     made = len(plan.segments)
     lines = [
         f"{_many(plan.frames, 'frame')}: {_SHAPES[plan.mode](plan)}",
-        f"{plan.seconds:.2f} s at {plan.fps:g} fps, {plan.width} x {plan.height} pixels",
+        f"{plan.seconds:.2f} s at {plan.fps:g} fps, {_size(plan)}",
         f"{_many(len(plan.given), 'frame')} given" if plan.given else "no frame is given",
         *_level_lines(plan),
     ]
@@ -30,6 +32,13 @@ def describe_plan(plan: Plan, steps: int | None, passes_per_step: int) -> str:
     else:
         lines.append("nothing is left to make: every frame is given")
     return "\n".join(lines)
+
+
+def _size(plan: Plan) -> str:
+    size = (plan.width, plan.height)
+    canvas = canvas_size(*size)
+    cut = "" if canvas == size else ", made at {} x {} and cut".format(*canvas)
+    return "{} x {} pixels".format(*size) + cut
 
 
 def _hierarchy_shape(plan: Plan) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy_execution.utils import get_executing_context
 
-from ...stiv.frames import GivenFrames
+from ...stiv.frames import GivenFrames, canvas_size
 from ...stiv.plan import Plan, Segment
 from ...stiv.seams import seam_report, to_text
 from ...stiv.store import StoreError, as_text
@@ -67,8 +68,7 @@ def check(
 
 
 def _check_latents(video: LongVideo, vae: Any) -> None:
-    plan = video.plan
-    wanted = (vae.latent_channels, plan.height // 8, plan.width // 8)
+    wanted = (vae.latent_channels, *_latent_size(video.plan))
     for position, frame in video.frames.items():
         found = tuple(frame.frame.shape)
         if frame.kind == "latent" and found != wanted:
@@ -148,7 +148,13 @@ def report(plan: Plan, handles: Sequence[SegmentHandle], film: FilmHandle) -> st
 def _bytes(segments: Sequence[Segment], plan: Plan, vae: Any) -> int:
     """Of the latents of some segments, in float32."""
     frames = sum(segment.count for segment in segments)
-    return frames * vae.latent_channels * (plan.width // 8) * (plan.height // 8) * 4
+    return frames * vae.latent_channels * prod(_latent_size(plan)) * 4
+
+
+def _latent_size(plan: Plan) -> tuple[int, int]:
+    """(h, w) of the latents."""
+    width, height = canvas_size(plan.width, plan.height)
+    return height // 8, width // 8
 
 
 def _names(segments: list[Segment]) -> str:
@@ -174,7 +180,7 @@ def _cost(
         sample_segment(task, recipe, GivenFrames())
         step = time.monotonic() - begun
     seconds = step * settings.steps * sum(segment.count for segment in missing) / count
-    shape = [2, vae.latent_channels, count, plan.height // 8, plan.width // 8]
+    shape = [2, vae.latent_channels, count, *_latent_size(plan)]
     memory = model.model_size() + model.model.memory_required(shape)
     return [
         f"about {_duration(seconds)} (one step of {count} frames took {step:.3g} s), not counting "

@@ -22,12 +22,12 @@ from torch import Tensor
 
 import nodes
 
-from ...stiv.frames import GivenFrame, GivenFrames
+from ...stiv.frames import GivenFrame, GivenFrames, canvas_size
 from ...stiv.plan import Plan, Segment
 from ...stiv.store import SegmentStore
 from ...stiv.store_entries import check_key
 from ...stiv.timeline import Block, Stretch, blocks, given_sources, stretches
-from ..frames import STIVEmptyLatent, STIVFrameReplacement
+from ..frames import STIVEmptyLatent, STIVFrameReplacement, fit_to_canvas
 from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprint, vae_fingerprint
 
 VERSION = 1
@@ -96,6 +96,7 @@ class Task:
     name: str
     count: int
     width: int
+    """Pixels of the video, as the height; what is made is its `canvas_size`."""
     height: int
     seed: int
     given: tuple[tuple[int, int, int], ...]
@@ -229,11 +230,18 @@ def given_to(task: Task, video: LongVideo | None, latents: Mapping[int, Tensor])
     for index, slot, where in task.given:
         if slot == _ARTIST:
             frame = video.frames[where]
-            dim = 0 if frame.kind == "image" else 1
-            given = given.place(frame.frame.unsqueeze(dim), str(index), frame.kind)
+            given = given.place(as_given(frame, task.width, task.height), str(index), frame.kind)
         else:
             given = given.place(latents[slot][:, where : where + 1], str(index), "latent")
     return given
+
+
+def as_given(frame: GivenFrame, width: int, height: int) -> Tensor:
+    """The artist's frame as a segment of a video of this size takes it: a latent (C, 1, h, w) as
+    it is, a picture (1, H, W, 3) on the canvas."""
+    if frame.kind == "latent":
+        return frame.frame.unsqueeze(1)
+    return fit_to_canvas(frame.frame[..., :3], width, height).unsqueeze(0)
 
 
 def sample_segment(task: Task, recipe: Recipe, given: GivenFrames) -> Tensor:
@@ -241,7 +249,8 @@ def sample_segment(task: Task, recipe: Recipe, given: GivenFrames) -> Tensor:
 
     Raises ValueError naming the segment when the model makes NaN or infinity.
     """
-    (latent,) = STIVEmptyLatent.execute(task.width, task.height, task.count, 1).result
+    size = canvas_size(task.width, task.height)
+    (latent,) = STIVEmptyLatent.execute(*size, task.count, 1).result
     positive, negative, latent = STIVFrameReplacement.execute(
         recipe.positive, recipe.negative, recipe.vae, latent, given
     ).result

@@ -12,6 +12,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ...stiv.frames import to_canvas
 from ...stiv.plan import Plan
 from ...stiv.seams import FrameStatistics, frame_statistics, join_statistics
 from ...stiv.store import SegmentStore
@@ -286,11 +287,11 @@ def _decode(
             if look.exact:
                 ready[index] = picture
             else:
-                to_decode[index] = encode_pictures(vae, picture[None])[0]
+                to_decode[index] = encode_pictures(vae, to_canvas(picture[None]))[0]
     if to_decode:
         like = next(iter(to_decode.values()))
         stacked = torch.stack([z.to(like) for z in to_decode.values()], dim=1)
-        decoded = torch.cat(list(decode_frames(vae, stacked)))
+        decoded = torch.cat(list(decode_frames(vae, stacked)))[:, : part.height, : part.width]
         ready |= dict(zip(to_decode, decoded, strict=True))
     return torch.stack([ready[index].float().cpu() for index in range(len(places))])
 

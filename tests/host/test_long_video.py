@@ -161,10 +161,10 @@ def test_a_killed_run_goes_on_where_it_was(
     assert not list((own_server.output_dir / "stiv_unfinished").glob("*.mp4"))
 
 
-def test_a_clip_doubles_its_rate_and_keeps_every_frame_and_its_duration(
+def test_a_clip_gets_four_times_its_rate_and_keeps_every_frame_size_and_duration(
     server: ComfyServer,
 ) -> None:
-    prompt = prompt_of(prediction(frames=20), images=True)
+    prompt = prompt_of(prediction(frames=20, width=62, height=50), images=True)
     prompt["plan 2"] = {
         "class_type": "STIVInterpolationPlan",
         "inputs": {
@@ -195,6 +195,7 @@ def test_a_clip_doubles_its_rate_and_keeps_every_frame_and_its_duration(
         stream = container.streams.video[0]
         assert float(stream.average_rate) == 32.0
         assert stream.frames == 80
+        assert (stream.width, stream.height) == (62, 50)
 
 
 def _picture(path: Path) -> bytes:

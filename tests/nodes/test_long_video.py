@@ -13,6 +13,7 @@ from comfy_api.latest import InputImpl
 from ComfyUI_STIV.nodes.host import long_run, segments, stretches
 from ComfyUI_STIV.nodes.host.film import Film
 from ComfyUI_STIV.stiv import timeline
+from ComfyUI_STIV.stiv.frames import to_canvas
 from torch import Tensor
 
 from tests.nodes import tiny
@@ -355,7 +356,7 @@ def test_pictures_at_both_ends_serve_other_models() -> None:
         ("LongVideo", {"key_frames": 1}, "key frames"),
         ("Prediction", {"carry": 4}, "carry"),
         ("Prediction", {"clip": picture(0.0, 20)}, "the clip has 20 frames, the video 10"),
-        ("Prediction", {"width": 40}, "width.*16"),
+        ("Prediction", {"width": 41}, "width is 41, an odd number: use 40 or 42"),
     ],
 )
 def test_a_plan_that_cannot_be_says_why(kind: str, inputs: dict, message: str) -> None:
@@ -371,7 +372,7 @@ def test_a_segment_that_the_plan_lacks_is_named() -> None:
 def test_an_interpolation_of_a_video_takes_its_rate_and_size() -> None:
     from comfy_api.latest import InputImpl, Types
 
-    images = torch.rand(6, 70, 100, 3)
+    images = torch.rand(6, 71, 100, 3)
     clip = InputImpl.VideoFromComponents(
         Types.VideoComponents(images=images, frame_rate=np.float64(12.5))
     )
@@ -380,8 +381,9 @@ def test_an_interpolation_of_a_video_takes_its_rate_and_size() -> None:
         seed=0,
     )  # fmt: skip
     assert (video.plan.frames, video.plan.fps) == (12, 25.0)
-    assert (video.plan.width, video.plan.height) == (96, 64)
-    assert "100 x 70" in report and "96 x 64" in report
+    assert (video.plan.width, video.plan.height) == (100, 70)
+    assert "the clip is 100 x 71 pixels, the video 100 x 70" in report
+    assert all(torch.equal(video.frames[2 * i].frame, images[i, :70]) for i in range(6))
 
 
 def test_a_prediction_of_a_video_takes_its_rate() -> None:
@@ -394,3 +396,45 @@ def test_a_prediction_of_a_video_takes_its_rate() -> None:
     )  # fmt: skip
     assert video.plan.fps == 12.5 and "12.5 fps, as the clip; fps was set to 8" in report
     assert video.plan.given == (0, 1)
+
+
+def clip_of(count: int, width: int, height: int) -> Tensor:
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(6))
+
+
+def test_a_clip_of_any_size_comes_back_in_its_own(loaded: Loaded) -> None:
+    clip = clip_of(3, 50, 70)
+    video, report = tiny.run(
+        "STIVInterpolationPlan", clip=clip, prompts="", factor="2", fps=8.0, window=4, overlap=1,
+        seed=0,
+    )  # fmt: skip
+    assert "50 x 70 pixels, made at 64 x 80 and cut" in report
+    handles = make_all(loaded, video)
+    assert {tuple(latents(handle).shape[2:]) for handle in handles} == {(10, 8)}
+    frames = {}
+    for exact in (True, False):
+        look = stretches.Look(16.0, 0, exact=exact, match=False)
+        film = film_of(loaded, video, handles, look)
+        frames[exact] = stretches.all_frames(film, look, loaded.vae, video)
+        assert frames[exact].shape == (6, 70, 50, 3)
+    assert torch.equal(frames[True][::2], clip)
+    through = loaded.vae.decode(loaded.vae.encode(to_canvas(clip))).reshape(3, 80, 64, 3)
+    torch.testing.assert_close(frames[False][::2], through[:, :70, :50], rtol=0, atol=1e-4)
+    assert stretches.finished(film, look, loaded.vae, video).is_file()
+
+
+def test_parts_by_hand_of_a_size_that_is_cut(loaded: Loaded) -> None:
+    video = plan_of("Prediction", clip=clip_of(2, 50, 70), width=50, height=70)
+    before = None
+    for number, handle in enumerate(make_all(loaded, video)):
+        parts = tiny.run("STIVSegment", plan=video, number=number, made=before)
+        before = {"samples": sampled(loaded, parts)}
+        assert torch.equal(before["samples"][0], latents(handle))
+    first = tiny.run("STIVSegment", plan=video, number=0)[5]
+    assert torch.equal(first, clip_of(2, 50, 70)[:1])
+    # Pictures made before may be as VAE Decode gives them, or cut already.
+    whole = torch.rand(4, 80, 64, 3)
+    for pictures in (whole, whole[:, :70, :50]):
+        _, given, *_, first, _ = tiny.run("STIVSegment", plan=video, number=1, made=pictures)
+        assert torch.equal(first, whole[2:3, :70, :50])
+        assert {frame.frame.shape for frame in given.resolve(4)} == {(80, 64, 3)}

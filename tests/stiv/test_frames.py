@@ -12,10 +12,12 @@ from hypothesis import given
 from stiv.frames import (
     TASKS,
     GivenFrames,
+    canvas_size,
     frame_mask,
     parse_positions,
     replace_frames,
     task_positions,
+    to_canvas,
 )
 
 
@@ -134,3 +136,20 @@ def test_replacement_is_exact_and_elsewhere_nothing() -> None:
         for frame in range(5):
             source = clean if mask[sample, frame] else x
             assert torch.equal(replaced[sample, :, frame], source[sample, :, frame])
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000))
+def test_the_canvas_is_the_smallest_that_holds_the_video(width: int, height: int) -> None:
+    for side, canvas in zip((width, height), canvas_size(width, height), strict=True):
+        assert canvas % 16 == 0 and canvas - 16 < side <= canvas
+    assert canvas_size(height, width) == canvas_size(width, height)[::-1]
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_pictures_go_on_to_the_canvas_by_their_edges(width: int, height: int) -> None:
+    pictures = torch.rand(2, height, width, 3)
+    continued = to_canvas(pictures)
+    assert continued.shape[1:3] == canvas_size(width, height)[::-1]
+    assert torch.equal(continued[:, :height, :width], pictures)
+    assert (continued[:, height:, :width] == pictures[:, -1:]).all()
+    assert (continued[:, :, width:] == continued[:, :, width - 1 : width]).all()

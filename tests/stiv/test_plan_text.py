@@ -27,6 +27,11 @@ def test_the_closing_key_frame_is_told() -> None:
     )
 
 
+def test_a_size_that_is_cut_is_told() -> None:
+    lines = rollout(16, fps=8.0, width=854, height=480).describe().splitlines()
+    assert lines[1] == "2.00 s at 8 fps, 854 x 480 pixels, made at 864 x 480 and cut"
+
+
 def test_what_is_given_is_left_out() -> None:
     text = hierarchy(4, 4, window=5, given=[0, 4, 5, 6, 7, 8, 12], **SIZE).describe(1, 1)
     assert text.splitlines()[2:] == [
