@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +15,16 @@ import yaml
 from scripts.host import ComfyServer
 from scripts.prepare import ROOT
 from stiv.checkpoint import read_checkpoint
+from tests.commands import Command
 
 NANO = ROOT / "models" / "stiv_nano.safetensors"
 SIZES = {"width": 96, "depth": 2, "heads": 3, "text_width": 32, "pooled_width": 32}
 IMAGE = {**SIZES, "temporal_attention": False, "temporal_patch": 1}
 
 
-def command(module: str, *words: object) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=3600,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def command(folder: Path, module: str, *words: object) -> str:
+    done = Command(module, *words, folder=folder / "output")
+    assert done.wait(seconds=3600) == 0, done.stderr[-3000:]
     return done.stderr + done.stdout
 
 
@@ -71,8 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four real clips with their prompts, cached."""
     pytest.importorskip("comfyui_workflow_templates")
     folder = tmp_path_factory.mktemp("real")
-    command("scripts.real_clips", "--out", folder / "clips", "--count", 4)
-    caching = ("training", "cache", "latents", "--config", recipe(folder, "t2i", 40))
+    command(folder, "scripts.real_clips", "--out", folder / "clips", "--count", 4)
+    caching = (folder, "training", "cache", "latents", "--config", recipe(folder, "t2i", 40))
     assert "4 clips from 4 entries" in command(*caching)
     assert "4 more were there already" in command(*caching)
     return folder
@@ -81,9 +74,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage(folder: Path, name: str, steps: int, **changes: Any) -> str:
     """Train and export a stage; returns the checkpoint's tensor hash."""
     file = recipe(folder, name, steps, **changes)
-    command("training", "train", "--config", file)
+    command(folder, "training", "train", "--config", file)
     out = folder / f"{name}.safetensors"
-    command("training", "export", "--config", file, "--out", out, "--vae", NANO)
+    command(folder, "training", "export", "--config", file, "--out", out, "--vae", NANO)
     card, _ = read_checkpoint(out, verify=True)
     assert card.training["steps"] == steps
     return card.tensor_hash

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import traceback
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
-from scripts.prepare import ROOT
+from tests.commands import Command
 
 
 def run_ranks(function: Callable[..., Any], world: int, *args: Any, seconds: float = 120) -> list:
@@ -27,72 +24,48 @@ def run_ranks(function: Callable[..., Any], world: int, *args: Any, seconds: flo
     dicts, lists, tuples, numbers, strings and tensors. A rank that raises fails the caller with
     its traceback; ranks that do not end in time are ended.
     """
-    if not hasattr(os, "fork"):
-        pytest.skip("this system cannot fork")
-    with tempfile.TemporaryDirectory() as folder:
-        call = [function.__module__, function.__name__, str(world), folder, json.dumps(args)]
-        # In a process group of its own, so that ranks that hang can be ended with their parent.
-        parent = subprocess.Popen(
-            [sys.executable, "-m", __name__, *call],
-            cwd=ROOT,
-            start_new_session=True,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        call = [function.__module__, function.__name__, world, folder, json.dumps(args)]
+        environment = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        ranks = [
+            Command(__name__, rank, *call, folder=folder / f"rank {rank}", environment=environment)
+            for rank in range(world)
+        ]
         try:
-            _, errors = parent.communicate(timeout=seconds)
-        except BaseException:
-            os.killpg(parent.pid, 9)  # the group made above: this parent and its ranks alone
-            parent.wait()
-            raise
-        assert parent.returncode == 0, errors
-        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(world)]
+            _await_all(ranks, time.monotonic() + seconds)
+        finally:
+            for rank in ranks:
+                rank.kill()
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 
-def _main(module: str, name: str, world: str, folder: str, args: str) -> int:
-    """Import what is slow once, then fork the ranks; the number of those that failed."""
-    import torch._dynamo
-    import torch.distributed.checkpoint
-    import torch.distributed.fsdp  # noqa: F401
-
-    function = getattr(importlib.import_module(module), name)
-    ranks = {}
-    for rank in range(int(world)):
-        pid = os.fork()
-        if not pid:
-            os._exit(_rank(function, rank, int(world), Path(folder), json.loads(args)))
-        ranks[pid] = rank
-    failed = 0
-    while ranks:
-        pid, status = os.wait()
-        del ranks[pid]
-        if status:  # the others would wait for it
-            failed += 1
-            for other in ranks:
-                os.kill(other, 15)
-    return failed
+def _await_all(ranks: list[Command], deadline: float) -> None:
+    """Until all have ended well, or one has failed: the others would wait for it."""
+    while any(rank.running for rank in ranks):
+        assert time.monotonic() < deadline, "".join(rank.stderr for rank in ranks)
+        if any(not rank.running and rank.wait() for rank in ranks):
+            break
+        time.sleep(0.02)
+    for number, rank in enumerate(ranks):
+        if not rank.running:
+            assert rank.wait() == 0, f"rank {number} of {len(ranks)}:\n{rank.stderr}"
 
 
-def _rank(function: Callable, rank: int, world: int, folder: Path, args: list) -> int:
+def _main(rank: str, module: str, name: str, world: str, folder: str, args: str) -> None:
     from torch import distributed
 
-    try:
-        torch.set_num_threads(1)
-        distributed.init_process_group(
-            "gloo",
-            store=distributed.FileStore(str(folder / "store"), world),
-            rank=rank,
-            world_size=world,
-            timeout=timedelta(seconds=60),
-        )
-        torch.save(function(*args), folder / f"{rank}.pt")
-        distributed.barrier()  # none leaves while another still reads from it
-    except BaseException:
-        print(f"rank {rank} of {world}:\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    distributed.init_process_group(
+        "gloo",
+        store=distributed.FileStore(f"{folder}/store", int(world)),
+        rank=int(rank),
+        world_size=int(world),
+        timeout=timedelta(seconds=60),
+    )
+    function = getattr(importlib.import_module(module), name)
+    torch.save(function(*json.loads(args)), Path(folder, f"{rank}.pt"))
+    distributed.barrier()  # none leaves while another still reads from it
 
 
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    _main(*sys.argv[1:])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import yaml
 
 from scripts.prepare import ROOT
 from stiv.checkpoint import read_checkpoint, write_checkpoint
+from tests.commands import Command
 from training.config import load_config
 from training.encoders.taesd import TinyVAE
 from training.export import export
@@ -287,12 +286,10 @@ def test_held_out_losses_and_samples_are_shown(tiny, vae_file: Path) -> None:
 def test_the_command_trains_and_continues(recipe, tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    command = [sys.executable, "-m", "training", "train", "--config", str(file)]
     for until, words in ((2, "step 1 of 2"), (4, "resumed at step 2")):
-        done = subprocess.run(
-            [*command, "--until", str(until)], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        options = ("--config", file, "--until", until)
+        done = Command("training", "train", *options, folder=tmp_path)
+        assert done.wait() == 0, done.stderr
         assert words in done.stderr
 
 
@@ -316,16 +313,9 @@ def test_a_bad_recipe_ends_in_one_line_before_any_work(override: str, words: str
 
 
 def test_missing_latents_are_named(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "training", "train"),
-            *("--config", "training/recipes/nano.yaml"),
-            *("--set", f"data.latents={tmp_path}", "--set", f"run={tmp_path}"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
+    options = ("--set", f"data.latents={tmp_path}", "--set", f"run={tmp_path}")
+    recipe = ("--config", "training/recipes/nano.yaml")
+    done = Command("training", "train", *recipe, *options, folder=tmp_path / "output")
+    assert done.wait() == 1
     assert done.stderr.strip().count("\n") == 0
     assert str(tmp_path) in done.stderr

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 import yaml
 
+from scripts.host import free_port
 from scripts.prepare import ROOT
+from tests.commands import Command
 from training.state import states
 
 FSDP2 = {
@@ -29,33 +29,66 @@ FSDP2 = {
 }
 
 
-def command(recipe: dict[str, Any], folder: Path, processes: int, **changes: Any) -> list[str]:
+def written(recipe: dict[str, Any], folder: Path) -> Path:
+    """The recipe as a file in a folder, which its run goes to."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "recipe.yaml"
     file.write_text(yaml.safe_dump({**recipe, "run": str(folder / "run")}))
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone"]
-        launch += [f"--nproc-per-node={processes}"]
-    sets = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
-    return [*launch, "-m", "training", "train", "--config", str(file), *sets]
+    return file
+
+
+def launcher(recipe: dict[str, Any], folder: Path, processes: int, *words: str) -> list[str]:
+    """The command line as a person types it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", "training", "train", "--config"]
+    return [*command, str(written(recipe, folder)), *words]
 
 
 def environment(sharded: bool) -> dict[str, str]:
     plain = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **plain, **(FSDP2 if sharded else {})}
+    return {**plain, **(FSDP2 if sharded else {})}
 
 
-def train(recipe, folder: Path, processes: int = 1, *more: str, sharded: bool = False) -> None:
-    done = subprocess.run(
-        [*command(recipe, folder, processes), *more],
-        cwd=ROOT,
-        env=environment(sharded),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+class Ranks:
+    """A run on one or several processes, as the launcher starts them."""
+
+    def __init__(
+        self, recipe: dict[str, Any], folder: Path, processes: int, *words: str, sharded: bool
+    ) -> None:
+        config, shared = written(recipe, folder), environment(sharded)
+        if processes > 1:
+            shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        self.commands = []
+        for rank in range(processes):
+            own = {"RANK": rank, "LOCAL_RANK": rank}
+            own |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            own = {name: str(value) for name, value in own.items()} if processes > 1 else {}
+            self.commands.append(
+                Command(
+                    "training", "train", "--config", config, *words,
+                    folder=folder / f"rank {rank}", environment={**shared, **own},
+                )
+            )  # fmt: skip
+
+    @property
+    def running(self) -> bool:
+        return any(command.running for command in self.commands)
+
+    def kill(self) -> None:
+        for command in self.commands:
+            command.kill()
+
+    def succeed(self) -> None:
+        """Wait for the end of all; a rank that fails fails the test."""
+        try:
+            for command in self.commands:
+                assert command.wait() == 0, command.stderr[-3000:]
+        finally:
+            self.kill()
+
+
+def train(recipe, folder: Path, processes: int = 1, *words: str, sharded: bool = False) -> None:
+    Ranks(recipe, folder, processes, *words, sharded=sharded).succeed()
 
 
 def losses(folder: Path) -> list[float]:
@@ -95,7 +128,9 @@ def test_a_sharded_state_opens_on_one_process(recipe, tmp_path: Path) -> None:
     recipe = {**recipe, "steps": 4}
     train(recipe, tmp_path / "one")
     folder = tmp_path / "mixed"
-    train(recipe, folder, 2, "--until", "2", sharded=True)
+    launch = launcher(recipe, folder, 2, "--until", "2")
+    here = {**os.environ, **environment(sharded=True)}
+    subprocess.run(launch, cwd=ROOT, env=here, check=True, timeout=300)
     assert len(losses(folder)) == 2
     train(recipe, folder)
     assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
@@ -105,29 +140,21 @@ def test_a_sharded_state_opens_on_one_process(recipe, tmp_path: Path) -> None:
 def test_a_run_killed_anywhere_continues_bit_for_bit(
     recipe, tmp_path: Path, processes: int, sharded: bool
 ) -> None:
-    recipe = {**recipe, "steps": 30, "save": {"steps": 1}}
+    recipe = {**recipe, "steps": 20, "save": {"steps": 1}}
     train(recipe, tmp_path / "whole", processes, sharded=sharded)
     folder, rng = tmp_path / "killed", random.Random(processes)
     kills = 0
     while kills < 3:
-        process = subprocess.Popen(
-            command(recipe, folder, processes),
-            cwd=ROOT,
-            env=environment(sharded),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        ranks = Ranks(recipe, folder, processes, sharded=sharded)
         begun = len(losses_so_far(folder))
         deadline = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < deadline:
+        while ranks.running and time.monotonic() < deadline:
             if len(losses_so_far(folder)) >= begun + 3 + kills:
                 time.sleep(rng.random() * 0.1)  # in a step, or in the middle of a save
                 break
             time.sleep(0.01)
-        finished = process.poll() is not None
-        if not finished:
-            kill_all(folder)
-        process.wait()
+        finished = not ranks.running
+        ranks.kill()
         if finished:
             break
         kills += 1
@@ -139,14 +166,6 @@ def test_a_run_killed_anywhere_continues_bit_for_bit(
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
-def kill_all(folder: Path) -> None:
-    """SIGKILL for every process of a run: a launcher's workers are no children of its group."""
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and str(folder) in (entry / "cmdline").read_text():
-                os.kill(int(entry.name), signal.SIGKILL)
-
-
 def losses_so_far(folder: Path) -> list[str]:
     file = folder / "run" / "metrics.jsonl"
     return file.read_text().splitlines() if file.exists() else []
@@ -154,26 +173,23 @@ def losses_so_far(folder: Path) -> list[str]:
 
 def test_sigterm_saves_before_it_ends(recipe, tmp_path: Path) -> None:
     recipe = {**recipe, "steps": 100_000, "save": {"steps": 100_000}}
-    process = subprocess.Popen(
-        command(recipe, tmp_path, 1), cwd=ROOT, env=environment(False), stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    ranks = Ranks(recipe, tmp_path, 1, sharded=False)
+    (process,) = ranks.commands
     deadline = time.monotonic() + 120
     while len(losses_so_far(tmp_path)) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 0, stderr
-    assert "stopped by SIGTERM" in stderr
+    process.terminate()
+    ranks.succeed()
+    assert "stopped by SIGTERM" in process.stderr
     (state,) = states(tmp_path / "run")
-    assert f"step {int(state.name[5:])}, saved" in stderr
+    assert f"step {int(state.name[5:])}, saved" in process.stderr
 
 
 def test_a_batch_that_does_not_divide_is_refused(recipe, tmp_path: Path) -> None:
     done = subprocess.run(
-        command(recipe, tmp_path, 2, **{"data.streams": "[{batch: 3}]"}),
+        launcher(recipe, tmp_path, 2, "--set", "data.streams=[{batch: 3}]"),
         cwd=ROOT,
-        env=environment(False),
+        env={**os.environ, **environment(sharded=False)},
         capture_output=True,
         text=True,
         timeout=120,
