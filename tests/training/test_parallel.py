@@ -37,13 +37,6 @@ def written(recipe: dict[str, Any], folder: Path) -> Path:
     return file
 
 
-def launcher(recipe: dict[str, Any], folder: Path, processes: int, *words: str) -> list[str]:
-    """The command line as a person types it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "training", "train", "--config"]
-    return [*command, str(written(recipe, folder)), *words]
-
-
 def environment(sharded: bool) -> dict[str, str]:
     plain = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     return {**plain, **(FSDP2 if sharded else {})}
@@ -91,6 +84,23 @@ def train(recipe, folder: Path, processes: int = 1, *words: str, sharded: bool =
     Ranks(recipe, folder, processes, *words, sharded=sharded).succeed()
 
 
+def launch(recipe, folder: Path, processes: int, *words: str, sharded: bool) -> None:
+    """The same by the command that a person types."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={processes}", "-m", "training", "train"),
+            *("--config", str(written(recipe, folder)), *words),
+        ],
+        cwd=ROOT,
+        env={**os.environ, **environment(sharded)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def losses(folder: Path) -> list[float]:
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["loss"] for line in lines if "loss" in line]
@@ -128,9 +138,7 @@ def test_a_sharded_state_opens_on_one_process(recipe, tmp_path: Path) -> None:
     recipe = {**recipe, "steps": 4}
     train(recipe, tmp_path / "one")
     folder = tmp_path / "mixed"
-    launch = launcher(recipe, folder, 2, "--until", "2")
-    here = {**os.environ, **environment(sharded=True)}
-    subprocess.run(launch, cwd=ROOT, env=here, check=True, timeout=300)
+    launch(recipe, folder, 2, "--until", "2", sharded=True)
     assert len(losses(folder)) == 2
     train(recipe, folder)
     assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
@@ -186,13 +194,7 @@ def test_sigterm_saves_before_it_ends(recipe, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused(recipe, tmp_path: Path) -> None:
-    done = subprocess.run(
-        launcher(recipe, tmp_path, 2, "--set", "data.streams=[{batch: 3}]"),
-        cwd=ROOT,
-        env={**os.environ, **environment(sharded=False)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode
-    assert "a global batch of 3 does not divide by 2 ranks" in done.stderr
+    words = ("--set", "data.streams=[{batch: 3}]")
+    for rank in Ranks(recipe, tmp_path, 2, *words, sharded=False).commands:
+        assert rank.wait(seconds=120) == 1
+        assert "a global batch of 3 does not divide by 2 ranks" in rank.stderr
