@@ -435,6 +435,7 @@ def test_parts_by_hand_of_a_size_that_is_cut(loaded: Loaded) -> None:
     # Pictures made before may be as VAE Decode gives them, or cut already.
     whole = torch.rand(4, 80, 64, 3)
     for pictures in (whole, whole[:, :70, :50]):
-        _, given, *_, first, _ = tiny.run("STIVSegment", plan=video, number=1, made=pictures)
+        parts = tiny.run("STIVSegment", plan=video, number=1, made=pictures)
+        given, first = parts[1], parts[5]
         assert torch.equal(first, whole[2:3, :70, :50])
         assert {frame.frame.shape for frame in given.resolve(4)} == {(80, 64, 3)}
