@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,74 +13,19 @@ from ComfyUI_STIV.nodes.host import long_run, segments, stretches
 from ComfyUI_STIV.nodes.host.film import Film
 from ComfyUI_STIV.stiv import timeline
 from ComfyUI_STIV.stiv.frames import to_canvas
-from torch import Tensor
 
 from tests.nodes import tiny
+from tests.nodes.long_videos import (
+    SETTINGS,
+    SIZE,
+    clip_of,
+    latents,
+    make_all,
+    picture,
+    plan_of,
+    sampled,
+)
 from tests.nodes.scenes import Loaded
-
-SETTINGS = segments.Settings(3, 3.0, "euler", "simple")
-SIZE = {"width": 64, "height": 64, "fps": 8.0}
-
-
-def plan_of(kind: str = "LongVideo", **inputs: Any) -> segments.LongVideo:
-    defaults: dict[str, Any] = {"prompts": "a red circle", "seed": 4, **SIZE}
-    defaults |= {
-        "LongVideo": {"key_frames": 3, "stride": 3, "closing": False, "window": 4, "carry": 1},
-        "Prediction": {"frames": 10, "window": 4, "carry": 2},
-    }[kind]
-    plan, _ = tiny.run(f"STIV{kind}Plan", **(defaults | inputs))
-    return plan
-
-
-def make_all(loaded: Loaded, video: segments.LongVideo) -> list[segments.SegmentHandle]:
-    handles: list[segments.SegmentHandle] = []
-    for segment in video.plan.segments:
-        task, slots = segments.task_of(video.plan, segment)
-        positive = loaded.text(segment.prompt, stride=segment.step)
-        negative = loaded.text("", stride=segment.step)
-        again = segments.Task.from_json(task.to_json())
-        assert again == task
-        recipe = segments.Recipe(SETTINGS, loaded.model, positive, negative, loaded.vae, video)
-        handles.append(segments.make_segment(task, recipe, [handles[slot] for slot in slots]))
-    return handles
-
-
-def sampled(loaded: Loaded, parts: tuple) -> Tensor:
-    """What an artist wires after STIV Segment."""
-    latent, given, prompt, seed, stride = parts[:5]
-    positive, negative, latent = tiny.run(
-        "STIVFrameReplacement", positive=loaded.text(prompt, stride=stride),
-        negative=loaded.text("", stride=stride), vae=loaded.vae, latent=latent, stiv_frames=given,
-    )  # fmt: skip
-    return tiny.sample(loaded.model, positive, negative, latent, seed=seed, steps=3)
-
-
-def latents(handle: segments.SegmentHandle) -> Tensor:
-    return handle.latents(segments.segment_store())
-
-
-def picture(value: float, count: int = 1) -> Tensor:
-    return torch.full((count, 64, 64, 3), value)
-
-
-def test_wiring_by_hand_gives_the_same_latents(loaded: Loaded) -> None:
-    placed = tiny.run("STIVPlaceFrames", frames=picture(0.3), positions="4")
-    video = plan_of(stiv_frames=placed)
-    key, *gaps = make_all(loaded, video)
-    keys = sampled(loaded, tiny.run("STIVKeyFrames", plan=video, number=0))
-    assert torch.equal(keys[0], latents(key))
-    for number, gap in enumerate(gaps):
-        parts = tiny.run("STIVSegment", plan=video, number=number, made={"samples": keys})
-        assert torch.equal(sampled(loaded, parts)[0], latents(gap))
-
-
-def test_a_roll_out_by_hand_gives_the_same_latents(loaded: Loaded) -> None:
-    video = plan_of("Prediction", clip=picture(0.6, 2))
-    before = None
-    for number, handle in enumerate(make_all(loaded, video)):
-        parts = tiny.run("STIVSegment", plan=video, number=number, made=before)
-        before = {"samples": sampled(loaded, parts)}
-        assert torch.equal(before["samples"][0], latents(handle))
 
 
 def test_a_window_after_one_that_is_left_out_takes_the_right_frames(loaded: Loaded) -> None:
@@ -93,44 +37,6 @@ def test_a_window_after_one_that_is_left_out_takes_the_right_frames(loaded: Load
     before = {"samples": latents(handles[names.index("seg0")])[None]}
     parts = tiny.run("STIVSegment", plan=video, number=2, made=before)
     assert torch.equal(sampled(loaded, parts)[0], latents(handles[names.index("seg2")]))
-
-
-def doubled_by_hand(loaded: Loaded, clip: Tensor, fps: float) -> tuple[Tensor, float]:
-    """Plan with a factor of 2, segments, sampler, decoder, join: all frames, and their rate."""
-    overlap = 1
-    plan, _ = tiny.run(
-        "STIVInterpolationPlan", clip=clip, prompts="a red circle", factor="2", fps=fps, window=8,
-        overlap=overlap, seed=2,
-    )  # fmt: skip
-    folded, parts = tiny.run("STIVVideoVAE", vae=loaded.vae), {}
-    for number in range(len(plan.plan.segments)):
-        made = sampled(loaded, tiny.run("STIVSegment", plan=plan, number=number))
-        parts[f"segment{number}"] = tiny.run("VAEDecode", samples={"samples": made}, vae=folded)
-    assert len(parts) > 1
-    frames, *_ = tiny.run(
-        "STIVJoinSegments", segments=parts, fps=plan.plan.fps, shared=2 * overlap, images=True
-    )
-    return frames, plan.plan.fps
-
-
-def test_a_clip_is_doubled_twice_by_hand(loaded: Loaded) -> None:
-    """Every frame stays in its place, as the VAE shows it, and the clip plays as long as before."""
-    clip, fps = torch.rand(5, 64, 64, 3, generator=torch.Generator().manual_seed(8)), 8.0
-    for _ in range(2):
-        frames, faster = doubled_by_hand(loaded, clip, fps)
-        assert (len(frames), faster) == (2 * len(clip), 2 * fps)
-        through = loaded.vae.decode(loaded.vae.encode(clip)).reshape(clip.shape)
-        torch.testing.assert_close(frames[::2], through, rtol=0, atol=1e-4)
-        clip, fps = frames, faster
-
-
-def test_more_than_one_doubling_at_once_is_refused_by_hand() -> None:
-    plan, _ = tiny.run(
-        "STIVInterpolationPlan", clip=picture(0.5, 5), prompts="", factor="4", fps=8.0, window=8,
-        overlap=1, seed=2,
-    )  # fmt: skip
-    with pytest.raises(ValueError, match="doubled once at a time, the plan's factor is 4: set it"):
-        tiny.run("STIVSegment", plan=plan, number=0)
 
 
 def test_given_frames_and_carried_ones_are_exact(loaded: Loaded) -> None:
@@ -280,25 +186,6 @@ def test_a_film_whose_pieces_are_lost_is_written_again(loaded: Loaded) -> None:
     assert path.read_bytes() == before
 
 
-def test_joined_segments_show_shared_frames_once() -> None:
-    generator = torch.Generator().manual_seed(1)
-    frames = torch.rand(9, 32, 32, 3, generator=generator)
-    parts = {"segment0": frames[:4], "segment1": frames[3:6], "segment2": frames[5:]}
-    images, video, report = tiny.run(
-        "STIVJoinSegments", segments=parts, fps=8.0, shared=1, images=True
-    )
-    assert torch.equal(images, frames)
-    components = video.get_components()
-    assert components.images.shape == (9, 32, 32, 3) and components.frame_rate == 8
-    assert report.startswith("9 frames of 3 segments")
-
-
-def test_segments_of_two_sizes_are_refused() -> None:
-    parts = {"segment0": picture(0.1, 3), "segment1": picture(0.1, 3)[:, :32]}
-    with pytest.raises(ValueError, match="64 x 32 and 64 x 64 pixels: resize"):
-        tiny.run("STIVJoinSegments", segments=parts, fps=8.0, shared=1, images=False)
-
-
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "[" * 9999, '{"name": 1, "count": 99999999999, "width": 64}']
 )
@@ -333,21 +220,6 @@ def test_what_would_stop_a_run_is_said_before(loaded: Loaded) -> None:
         long_run.check(video, loaded.model, loaded.clip, loaded.vae, "", SETTINGS)
 
 
-def test_a_segment_of_nothing_new_is_refused() -> None:
-    parts = {"segment0": picture(0.1, 3), "segment1": picture(0.2, 1)}
-    with pytest.raises(ValueError, match="segment 1 has 1 frames, of which 1 are shared"):
-        tiny.run("STIVJoinSegments", segments=parts, fps=8.0, shared=1, images=False)
-
-
-def test_pictures_at_both_ends_serve_other_models() -> None:
-    pictures = torch.rand(2, 64, 64, 3)
-    placed = tiny.run("STIVPlaceFrames", frames=pictures, positions="0,3")
-    video = plan_of(stiv_frames=placed)
-    first, last, *size = tiny.run("STIVSegment", plan=video, number=0)[5:]
-    assert torch.equal(torch.cat([first, last]), pictures)
-    assert size == [4, 64, 64]
-
-
 @pytest.mark.parametrize(
     ("kind", "inputs", "message"),
     [
@@ -362,11 +234,6 @@ def test_pictures_at_both_ends_serve_other_models() -> None:
 def test_a_plan_that_cannot_be_says_why(kind: str, inputs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(kind, **inputs)
-
-
-def test_a_segment_that_the_plan_lacks_is_named() -> None:
-    with pytest.raises(ValueError, match="makes no seg9: it makes key0, seg0, seg1"):
-        tiny.run("STIVSegment", plan=plan_of(), number=9)
 
 
 def test_an_interpolation_of_a_video_takes_its_rate_and_size() -> None:
@@ -398,10 +265,6 @@ def test_a_prediction_of_a_video_takes_its_rate() -> None:
     assert video.plan.given == (0, 1)
 
 
-def clip_of(count: int, width: int, height: int) -> Tensor:
-    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(6))
-
-
 def test_a_clip_of_any_size_comes_back_in_its_own(loaded: Loaded) -> None:
     clip = clip_of(3, 50, 70)
     video, report = tiny.run(
@@ -421,21 +284,3 @@ def test_a_clip_of_any_size_comes_back_in_its_own(loaded: Loaded) -> None:
     through = loaded.vae.decode(loaded.vae.encode(to_canvas(clip))).reshape(3, 80, 64, 3)
     torch.testing.assert_close(frames[False][::2], through[:, :70, :50], rtol=0, atol=1e-4)
     assert stretches.finished(film, look, loaded.vae, video).is_file()
-
-
-def test_parts_by_hand_of_a_size_that_is_cut(loaded: Loaded) -> None:
-    video = plan_of("Prediction", clip=clip_of(2, 50, 70), width=50, height=70)
-    before = None
-    for number, handle in enumerate(make_all(loaded, video)):
-        parts = tiny.run("STIVSegment", plan=video, number=number, made=before)
-        before = {"samples": sampled(loaded, parts)}
-        assert torch.equal(before["samples"][0], latents(handle))
-    first = tiny.run("STIVSegment", plan=video, number=0)[5]
-    assert torch.equal(first, clip_of(2, 50, 70)[:1])
-    # Pictures made before may be as VAE Decode gives them, or cut already.
-    whole = torch.rand(4, 80, 64, 3)
-    for pictures in (whole, whole[:, :70, :50]):
-        parts = tiny.run("STIVSegment", plan=video, number=1, made=pictures)
-        given, first = parts[1], parts[5]
-        assert torch.equal(first, whole[2:3, :70, :50])
-        assert {frame.frame.shape for frame in given.resolve(4)} == {(80, 64, 3)}
