@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,26 +45,28 @@ class FrontEnd:
             self.errors.append(f"{message.text} [{path.path}?{path.query}]")
 
     def open(self, *, vue_nodes: bool = False, bare: bool = False) -> FrontEnd:
-        """(Re)open the page on an empty graph, forgetting what it showed and said before.
+        """Open the page on an empty graph, once; it takes seconds.
 
         `vue_nodes` chooses the Nodes 2.0 renderer, `bare` leaves out the pack's own scripts.
         """
-        self.page.unroute_all()
         if bare:
             self.page.route("**/extensions", _without_the_pack)
-        self.errors.clear()
         settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": vue_nodes}
         self.server.post("/settings", settings)
-        if self.page.url != "about:blank":  # else the page reopens what it showed last
-            self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
         self.page.goto(self.server.url)
         self.page.wait_for_function(READY, timeout=120_000)
         self.page.wait_for_timeout(SETTLE_MS)
         self.page.evaluate("app.graph.clear()")
         return self
 
+    def draws_vue_nodes(self) -> bool:
+        """Whether it is the Nodes 2.0 renderer that shows the graph."""
+        return self.page.evaluate("Boolean(LiteGraph.vueNodesMode)")
+
     def load(self, name: str) -> None:
-        """Open a workflow of the pack from the server's templates, as the artist does."""
+        """Open a workflow of the pack from the server's templates, as the artist does, forgetting
+        what the console said before."""
+        self.errors.clear()
         self.page.evaluate(
             """async ([pack, name]) => {
                 const answer = await fetch(`/api/workflow_templates/${pack}/${name}.json`);
@@ -127,12 +129,14 @@ def _without_the_pack(route: Route) -> None:
 
 
 @contextmanager
-def front_end(server: ComfyServer, chromium: str) -> Iterator[FrontEnd]:
-    """A browser with one page; both are closed at the end."""
+def front_ends(server: ComfyServer, chromium: str) -> Iterator[Callable[[], FrontEnd]]:
+    """A browser; each call gives a page that shares nothing with the others. All are closed at the
+    end."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
-            page = browser.new_page(viewport={"width": 1600, "height": 900})
-            yield FrontEnd(page, server)
+            yield lambda: FrontEnd(
+                browser.new_context(viewport={"width": 1600, "height": 900}).new_page(), server
+            )
         finally:
             browser.close()

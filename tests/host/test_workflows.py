@@ -6,7 +6,7 @@ Tests of one workflow follow each other, so the host makes it once and has it in
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +15,42 @@ import pytest
 from PIL import Image
 
 from scripts.host import PACK_NAME, ComfyServer
-from tests.host.front_end import FrontEnd, front_end
+from tests.host.front_end import FrontEnd, front_ends
 from tests.host.shipped import NAMES, WORKFLOWS, asked
 from tests.hosting import find_chromium
 
 SHIPPED = {
     "text_to_image", "text_to_video", "image_to_video", "image_to_video_advanced",
-    "first_last", "interpolate", "video_prediction",
+    "first_last", "interpolate", "video_prediction", "long_video", "multi_view",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def browser(server: ComfyServer) -> Iterator[FrontEnd]:
+def new_page(server: ComfyServer) -> Iterator[Callable[[], FrontEnd]]:
     # one module wide: while it lives, Playwright keeps an event loop running in this thread
-    with front_end(server, find_chromium()) as page:
-        yield page
+    with front_ends(server, find_chromium()) as new:
+        yield new
 
 
 @pytest.fixture(scope="module")
-def host_errors(browser: FrontEnd) -> set[str]:
+def host_errors(new_page: Callable[[], FrontEnd]) -> set[str]:
     """What the console says in either renderer without this pack's scripts."""
     errors: set[str] = set()
     for vue_nodes in (False, True):
-        errors.update(browser.open(vue_nodes=vue_nodes, bare=True).errors)
+        bare = new_page().open(vue_nodes=vue_nodes, bare=True)
+        errors.update(bare.errors)
+        bare.page.context.close()
     return errors
+
+
+@pytest.fixture(scope="module")
+def pages(new_page: Callable[[], FrontEnd], host_errors: set[str]) -> dict[bool, FrontEnd]:
+    """A page for each renderer, by whether it is Nodes 2.0; opened without an error of the pack."""
+    found = {}
+    for vue_nodes in (False, True):
+        found[vue_nodes] = new_page().open(vue_nodes=vue_nodes)
+        assert set(found[vue_nodes].errors) <= host_errors
+    return found
 
 
 @pytest.fixture(scope="module", params=WORKFLOWS, ids=NAMES)
@@ -47,22 +59,18 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def test_starts_without_an_error_of_the_pack(browser: FrontEnd, host_errors: set[str]) -> None:
-    assert set(browser.open().errors) <= host_errors
-
-
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas", "nodes2"])
 def test_workflow_opens_and_runs(
     path: Path,
     vue_nodes: bool,
-    browser: FrontEnd,
+    pages: dict[bool, FrontEnd],
     host_errors: set[str],
     server: ComfyServer,
     artifacts: Path,
 ) -> None:
-    name = path.stem
-    browser.open(vue_nodes=vue_nodes)
+    name, browser = path.stem, pages[vue_nodes]
     browser.load(name)
+    assert browser.draws_vue_nodes() == vue_nodes
     assert browser.missing_nodes() == []
 
     # the converter behind `run_workflow` and the front end make the same prompt of this file
