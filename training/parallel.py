@@ -9,15 +9,15 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
+    parse_flag_from_env,
 )
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy
 
 from .config import EngineSection
 from .networks import DTYPES
@@ -28,14 +28,17 @@ def make_accelerator(engine: EngineSection) -> Accelerator:
     whether there are others, and how they share (DDP, FSDP2, HSDP).
 
     Precision is not accelerate's affair: `Networks` compute in it, and shards are gathered in it.
+    Raises ValueError for settings of the launch and of the engine that do not go together.
     """
+    is_sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    plugin = _sharding(engine) if is_sharded else None
     # Temporal attention is idle in steps on still images, which DDP must be told to expect.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    is_sharded = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    plugin = FullyShardedDataParallelPlugin() if is_sharded else None
-    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp], fsdp_plugin=plugin)
-    if plugin is None:
-        return accelerator
+    return Accelerator(mixed_precision="no", kwargs_handlers=[ddp], fsdp_plugin=plugin)
+
+
+def _sharding(engine: EngineSection) -> FullyShardedDataParallelPlugin:
+    plugin = FullyShardedDataParallelPlugin()
     if plugin.fsdp_version != 2:
         raise ValueError(f"FSDP version is {plugin.fsdp_version}: set fsdp_version: 2")
     if engine.swap_blocks:
@@ -48,11 +51,19 @@ def make_accelerator(engine: EngineSection) -> Accelerator:
     plugin.mixed_precision_policy = MixedPrecisionPolicy(
         param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
-    if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # On CPUs accelerate falls back to DDP without a word; FSDP2 works there (and is tested).
-        accelerator.state.fsdp_plugin = plugin
-        AcceleratorState._shared_state["distributed_type"] = DistributedType.FSDP
-    return accelerator
+    state = PartialState(parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
+        if state.num_processes == 1:
+            raise ValueError(
+                "fsdp_offload_params is true, but FSDP2 shares and offloads nothing with one "
+                "process: set it to false, or num_processes to at least 2"
+            )
+        plugin.cpu_offload = CPUOffloadPolicy(pin_memory=state.device.type != "cpu")
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        # On CPUs accelerate falls back to DDP without a word, and refuses HSDP. Both work there
+        # (and are tested): it shards what it takes for GPUs.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return plugin
 
 
 def prepare(

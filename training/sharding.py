@@ -51,13 +51,12 @@ def like(local_part: Tensor, tensor: Tensor, shape: tuple[int, ...], *, whole: b
     if not is_sharded(tensor):
         return local_part
     from torch.distributed.tensor import DTensor, Replicate
+    from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
     mesh = tensor.device_mesh
-    return DTensor.from_local(
-        local_part,
-        mesh,
-        [Replicate()] * mesh.ndim if whole else tensor.placements,
-        run_check=False,
-        shape=torch.Size(shape),
-        stride=torch.empty(shape, device="meta").stride(),
+    placements = (Replicate(),) * mesh.ndim if whole else tensor.placements
+    meta = TensorMeta(
+        torch.Size(shape), torch.empty(shape, device="meta").stride(), local_part.dtype
     )
+    # `DTensor.from_local` would move it to the mesh's device, away from offloaded weights.
+    return DTensor(local_part, DTensorSpec(mesh, placements, meta), requires_grad=False)

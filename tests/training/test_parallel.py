@@ -2,108 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
-import yaml
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Shard
 
-from scripts.host import free_port
-from scripts.prepare import ROOT
-from tests.commands import Command
+from tests.training.launches import (
+    ALONE,
+    FSDP2,
+    ON_CPUS,
+    Ranks,
+    Sharing,
+    launch,
+    launched,
+    losses,
+    train,
+)
+from training.config import EngineSection
+from training.parallel import make_accelerator
+from training.sharding import like
 from training.state import states
-
-FSDP2 = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_TRANSFORMER_CLS_TO_WRAP": "STIVBlock",
-}
-
-
-def written(recipe: dict[str, Any], folder: Path) -> Path:
-    """The recipe as a file in a folder, which its run goes to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "recipe.yaml"
-    file.write_text(yaml.safe_dump({**recipe, "run": str(folder / "run")}))
-    return file
-
-
-def environment(sharded: bool) -> dict[str, str]:
-    plain = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return {**plain, **(FSDP2 if sharded else {})}
-
-
-class Ranks:
-    """A run on one or several processes, as the launcher starts them."""
-
-    def __init__(
-        self, recipe: dict[str, Any], folder: Path, processes: int, *words: str, sharded: bool
-    ) -> None:
-        config, shared = written(recipe, folder), environment(sharded)
-        if processes > 1:
-            shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        self.commands = []
-        for rank in range(processes):
-            own = {"RANK": rank, "LOCAL_RANK": rank}
-            own |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            own = {name: str(value) for name, value in own.items()} if processes > 1 else {}
-            self.commands.append(
-                Command(
-                    "training", "train", "--config", config, *words,
-                    folder=folder / f"rank {rank}", environment={**shared, **own},
-                )
-            )  # fmt: skip
-
-    @property
-    def running(self) -> bool:
-        return any(command.running for command in self.commands)
-
-    def kill(self) -> None:
-        for command in self.commands:
-            command.kill()
-
-    def succeed(self) -> None:
-        """Wait for the end of all; a rank that fails fails the test."""
-        try:
-            for command in self.commands:
-                assert command.wait() == 0, command.stderr[-3000:]
-        finally:
-            self.kill()
-
-
-def train(recipe, folder: Path, processes: int = 1, *words: str, sharded: bool = False) -> None:
-    Ranks(recipe, folder, processes, *words, sharded=sharded).succeed()
-
-
-def launch(recipe, folder: Path, processes: int, *words: str, sharded: bool) -> None:
-    """The same by the command that a person types."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *(f"--nproc-per-node={processes}", "-m", "training", "train"),
-            *("--config", str(written(recipe, folder)), *words),
-        ],
-        cwd=ROOT,
-        env={**os.environ, **environment(sharded)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def losses(folder: Path) -> list[float]:
-    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["loss"] for line in lines if "loss" in line]
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
@@ -126,7 +51,7 @@ def test_processes_and_shards_give_the_losses_of_one(recipe, tmp_path: Path, eng
     recipe = {**recipe, "steps": 4, "engine": engine}
     train(recipe, tmp_path / "one")
     train(recipe, tmp_path / "ddp", 2)
-    train(recipe, tmp_path / "fsdp", 2, sharded=True)
+    train(recipe, tmp_path / "fsdp", 2, sharing=FSDP2)
     expected, shapes = losses(tmp_path / "one"), shapes_of(tmp_path / "one")
     assert len(expected) == 4
     for name in ("ddp", "fsdp"):
@@ -138,22 +63,61 @@ def test_a_sharded_state_opens_on_one_process(recipe, tmp_path: Path) -> None:
     recipe = {**recipe, "steps": 4}
     train(recipe, tmp_path / "one")
     folder = tmp_path / "mixed"
-    launch(recipe, folder, 2, "--until", "2", sharded=True)
+    launch(recipe, folder, 2, "--until", "2", sharing=FSDP2)
     assert len(losses(folder)) == 2
     train(recipe, folder)
     assert losses(folder) == pytest.approx(losses(tmp_path / "one"), rel=2e-4)
 
 
-@pytest.mark.parametrize(("processes", "sharded"), [(1, False), (2, True)])
+def test_replicas_of_shards_and_offloading_give_the_losses_of_one(recipe, tmp_path: Path) -> None:
+    recipe = {**recipe, "steps": 4}
+    train(recipe, tmp_path / "one")
+    expected, shapes = losses(tmp_path / "one"), shapes_of(tmp_path / "one")
+    shards = ("--num_processes", "4", "--parallelism_config_dp_shard_size", "2")
+    _, hsdp = launched("hsdp", *shards)
+    train(recipe, tmp_path / "replicas", 4, "--until", "2", sharing=hsdp)
+    assert len(losses(tmp_path / "replicas")) == 2
+    train(recipe, tmp_path / "replicas", 4, sharing=hsdp)
+    _, offload = launched("fsdp2", "--num_processes", "2", "--fsdp_offload_params", "true")
+    train(recipe, tmp_path / "offloading", 2, sharing=offload)
+    for name in ("replicas", "offloading"):
+        assert losses(tmp_path / name) == pytest.approx(expected, rel=2e-4), name
+        assert shapes_of(tmp_path / name) == shapes
+
+
+def test_one_process_does_not_offload(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**ON_CPUS, **FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="num_processes to at least 2") as refused:
+        make_accelerator(EngineSection())
+    assert "\n" not in str(refused.value)
+
+
+def test_what_belongs_to_offloaded_weights_is_offloaded_too() -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        # There need be no GPU: the weights of this mesh are not on it.
+        mesh = DeviceMesh("cuda", torch.arange(1), _init_backend=False)
+        weight = SimpleNamespace(device_mesh=mesh, placements=(Shard(0),))
+        for whole in (False, True):
+            part = torch.ones(2, 3)
+            made = like(part, weight, (2, 3), whole=whole)
+            assert (made.shape, made.device.type) == ((2, 3), "cpu")
+            assert made.to_local().data_ptr() == part.data_ptr()
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(("processes", "sharing"), [(1, ALONE), (2, FSDP2)], ids=["one", "shards"])
 def test_a_run_killed_anywhere_continues_bit_for_bit(
-    recipe, tmp_path: Path, processes: int, sharded: bool
+    recipe, tmp_path: Path, processes: int, sharing: Sharing
 ) -> None:
     recipe = {**recipe, "steps": 20, "save": {"steps": 1}}
-    train(recipe, tmp_path / "whole", processes, sharded=sharded)
+    train(recipe, tmp_path / "whole", processes, sharing=sharing)
     folder, rng = tmp_path / "killed", random.Random(processes)
     kills = 0
     while kills < 3:
-        ranks = Ranks(recipe, folder, processes, sharded=sharded)
+        ranks = Ranks(recipe, folder, processes, sharing=sharing)
         begun = len(losses_so_far(folder))
         deadline = time.monotonic() + 120
         while ranks.running and time.monotonic() < deadline:
@@ -167,7 +131,7 @@ def test_a_run_killed_anywhere_continues_bit_for_bit(
             break
         kills += 1
     assert kills
-    train(recipe, folder, processes, sharded=sharded)
+    train(recipe, folder, processes, sharing=sharing)
     assert losses(folder) == losses(tmp_path / "whole")
     expected, got = stored(tmp_path / "whole"), stored(folder)
     assert got.keys() == expected.keys()
@@ -181,7 +145,7 @@ def losses_so_far(folder: Path) -> list[str]:
 
 def test_sigterm_saves_before_it_ends(recipe, tmp_path: Path) -> None:
     recipe = {**recipe, "steps": 100_000, "save": {"steps": 100_000}}
-    ranks = Ranks(recipe, tmp_path, 1, sharded=False)
+    ranks = Ranks(recipe, tmp_path, 1, sharing=ALONE)
     (process,) = ranks.commands
     deadline = time.monotonic() + 120
     while len(losses_so_far(tmp_path)) < 3 and time.monotonic() < deadline:
@@ -195,6 +159,6 @@ def test_sigterm_saves_before_it_ends(recipe, tmp_path: Path) -> None:
 
 def test_a_batch_that_does_not_divide_is_refused(recipe, tmp_path: Path) -> None:
     words = ("--set", "data.streams=[{batch: 3}]")
-    for rank in Ranks(recipe, tmp_path, 2, *words, sharded=False).commands:
+    for rank in Ranks(recipe, tmp_path, 2, *words, sharing=ALONE).commands:
         assert rank.wait(seconds=120) == 1
         assert "a global batch of 3 does not divide by 2 ranks" in rank.stderr

@@ -21,6 +21,7 @@ from scripts.prepare import ROOT
 from stiv.config import MODELS, STIVConfig
 from stiv.convert.initialise import grow
 from stiv.shapes import expected_shapes
+from tests.training.launches import launched
 from training.cli import parser
 from training.config import TrainConfig, load_config
 from training.estimate import activation_bytes, flops, parameters, state_bytes
@@ -213,7 +214,7 @@ def test_cost_in_the_comment_is_the_estimates(name) -> None:
 @pytest.mark.parametrize("name", ["single", "ddp", "fsdp2", "hsdp"])
 def test_accelerate_reads_its_config(name) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.commands.launch import launch_command_parser
     from accelerate.utils import DistributedType
 
     path = str(ROOT / "training" / "accelerate" / f"{name}.yaml")
@@ -222,8 +223,7 @@ def test_accelerate_reads_its_config(name) -> None:
         "single": DistributedType.NO,
         "ddp": DistributedType.MULTI_GPU,
     }.get(name, DistributedType.FSDP)
-    words = ["--config_file", path, "-m", "training", "train", "--config", "recipe.yaml"]
-    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    args, environment = launched(name)
     assert args.mixed_precision == "no"  # `engine.precision` is the one place for it
     assert (args.use_fsdp, args.multi_gpu) == (name in ("fsdp2", "hsdp"), name == "ddp")
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -235,24 +235,12 @@ def test_accelerate_reads_its_config(name) -> None:
     ]
     assert not unknown
     if name in ("fsdp2", "hsdp"):
-        environment = launch_environment(args)
         assert environment["FSDP_VERSION"] == "2"
         assert environment["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "STIVBlock"
     if name == "hsdp":
         sizes = [environment[f"PARALLELISM_CONFIG_DP_{k}_SIZE"] for k in ("REPLICATE", "SHARD")]
         assert int(sizes[0]) * int(sizes[1]) == config.num_processes
         assert int(sizes[0]) == config.num_machines
-
-
-def launch_environment(args) -> dict[str, str]:
-    from accelerate.utils.launch import prepare_multi_gpu_env
-
-    before = dict(os.environ)
-    try:
-        return prepare_multi_gpu_env(args)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 SBATCH = ROOT / "training" / "slurm" / "train.sbatch"

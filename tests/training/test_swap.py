@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from benchmarks.live import standing_in
 from stiv import STIVConfig, STIVTransformer
 from tests.models import random_model
+from tests.training.launches import losses, train
+from training.config import EngineSection
 from training.export import export, export_lora
 from training.layers import Operations
 from training.loop import Trainer
 from training.lora import add_lora, lora_tensors, merge_lora
 from training.low_precision import bytes_held, freeze_in
 from training.memory import MODES, blocks_of, set_checkpointing
+from training.parallel import make_accelerator
 from training.swap import ON_DEVICE, Swap, SwappedLinear, swap_blocks
 
 CONFIG = STIVConfig(
@@ -302,6 +305,15 @@ def test_a_run_is_the_same_whole_stopped_and_without_swap(lora, tmp_path: Path) 
         assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
+def test_processes_that_swap_give_the_losses_of_one_that_does_not(lora, tmp_path: Path) -> None:
+    for name, processes, engine in (("one", 1, {}), ("ddp", 2, SAVING)):
+        recipe = lora(name, **engine).model_dump(mode="json", exclude_none=True)
+        train(recipe, tmp_path / name, processes)
+    expected = losses(tmp_path / "one")
+    assert len(expected) == 6
+    assert losses(tmp_path / "ddp") == pytest.approx(expected, rel=2e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -318,10 +330,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(tiny, changes, message:
     assert "\n" not in str(refused.value)
 
 
-def test_fsdp2_and_swap_are_refused(tiny, monkeypatch) -> None:
-    from training.config import EngineSection
-    from training.parallel import make_accelerator
-
+def test_fsdp2_and_swap_are_refused(monkeypatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     with pytest.raises(ValueError, match="fsdp_offload_params"):
