@@ -94,16 +94,6 @@ def _add_checkpoint_commands(names) -> None:
     sample.set_defaults(run=commands.sample)
     sample.add_argument("--prompt", action="append", required=True, help="repeat for several")
     sample.add_argument("--image", type=Path, help="picture that the video starts with")
-    sample.add_argument("--vae", type=Path, help="its file, where the checkpoint holds none")
-    sample.add_argument(
-        "--text-encoder",
-        type=Path,
-        help="its file (clip_g or t5xxl as in ComfyUI's models/text_encoders), where the "
-        "checkpoint holds none",
-    )
-    sample.add_argument(
-        "--tokenizer", type=Path, help="of --text-encoder; default: ComfyUI's, by COMFYUI_PATH"
-    )
     sample.add_argument("--frames", type=int, help="default: the most it was trained for")
     sample.add_argument("--height", type=int)
     sample.add_argument("--width", type=int)
@@ -118,6 +108,16 @@ def _add_checkpoint_commands(names) -> None:
     score.add_argument("--count", type=int, default=256, help="held-out prompts")
     for command, scale in ((sample, 7.5), (score, 4.0)):
         command.add_argument("--checkpoint", type=Path, default=BUNDLED, help="default: the nano")
+        command.add_argument("--vae", type=Path, help="its file, where the checkpoint holds none")
+        command.add_argument(
+            "--text-encoder",
+            type=Path,
+            help="its file (clip_g or t5xxl as in ComfyUI's models/text_encoders), where the "
+            "checkpoint holds none",
+        )
+        command.add_argument(
+            "--tokenizer", type=Path, help="of --text-encoder; default: ComfyUI's, by COMFYUI_PATH"
+        )
         command.add_argument("--steps", type=int, default=20, help="solver steps")
         command.add_argument("--guidance-scale", type=float, default=scale)
         command.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")

@@ -104,25 +104,18 @@ def lora_export(args: Namespace) -> None:
 
 def sample(args: Namespace) -> None:
     """Render each prompt to an mp4, and a contact sheet of all."""
-    from .networks import DTYPES, best_device
-    from .sampling import Sampler
+    from .networks import best_device
     from .watch.samples import write_samples
 
     given = (args.frames, args.height, args.width)
     if any(given) and not all(given):
         raise ValueError("give --frames, --height and --width together, or none of them")
     picture = _picture(args.image) if args.image else None
-    sampler = Sampler.from_checkpoint(
-        args.checkpoint,
-        vae=args.vae,
-        text_encoder=args.text_encoder,
-        tokenizer=args.tokenizer,
-        prompts=args.prompt,
-        dtype=DTYPES[args.precision],
+    sampler = _sampler(
+        args,
+        args.prompt,
         size=given if all(given) else None,
         device="cpu" if args.cpu else best_device(),
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
     )
     clean = mask = None
     if picture:
@@ -130,6 +123,24 @@ def sample(args: Namespace) -> None:
     clips = sampler.clips(args.prompt, clean, mask, args.seed)
     for path in write_samples(clips, args.prompt, args.out, args.seed, fps=args.fps):
         log.info("wrote %s", path)
+
+
+def _sampler(args: Namespace, prompts: list[str], **settings) -> Sampler:
+    """Of --checkpoint and the files that it needs, for prompts that will be asked for."""
+    from .networks import DTYPES
+    from .sampling import Sampler
+
+    return Sampler.from_checkpoint(
+        args.checkpoint,
+        vae=args.vae,
+        text_encoder=args.text_encoder,
+        tokenizer=args.tokenizer,
+        prompts=prompts,
+        dtype=DTYPES[args.precision],
+        steps=args.steps,
+        guidance_scale=args.guidance_scale,
+        **settings,
+    )
 
 
 def _picture(path: Path) -> Picture:
@@ -159,17 +170,12 @@ def score(args: Namespace) -> None:
     """Score the shapes domain, and multi-view where it was trained; the last line is JSON."""
     from stiv.checkpoint import read_card
 
-    from .evaluation.score import evaluate, report
+    from .evaluation.score import FRAMES, SIZE, evaluate, report
     from .evaluation.views import evaluate_views, multi_view_sampler
-    from .networks import DTYPES
-    from .sampling import Sampler
+    from .shapes.captions import held_out_prompts
 
-    sampler = Sampler.from_checkpoint(
-        args.checkpoint,
-        dtype=DTYPES[args.precision],
-        steps=args.steps,
-        guidance_scale=args.guidance_scale,
-    )
+    prompts = [prompt for prompt, _ in held_out_prompts(args.count)]
+    sampler = _sampler(args, prompts, size=(FRAMES, SIZE, SIZE))
     results = evaluate(sampler.clips, sampler.codec, count=args.count)
     if any(row["task"] == "multi_view" for row in read_card(args.checkpoint).tasks):
         views = multi_view_sampler(sampler)

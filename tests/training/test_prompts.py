@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import weakref
 from pathlib import Path
@@ -79,6 +80,16 @@ def test_a_video_is_rendered(files: SimpleNamespace, tmp_path: Path) -> None:
     assert [frame.shape for frame in frames] == [(32, 40, 3)] * 3
 
 
+def test_a_score_takes_the_same_files(files: SimpleNamespace, capsys) -> None:
+    model = ("score", "--checkpoint", files.model, "--vae", files.vae, "--count", 2, "--steps", 1)
+    assert "by --text-encoder" in refused(*model)
+    run(*model, "--text-encoder", files.text)
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {task: scores["clips"] for task, scores in results.items()} == dict.fromkeys(
+        ("text_to_video", "image_to_video", "interpolation", "prediction"), 2
+    )
+
+
 def test_the_states_are_those_of_the_cache_that_it_was_trained_on(
     files: SimpleNamespace, tmp_path: Path
 ) -> None:
@@ -133,6 +144,11 @@ def test_other_files_are_refused_before_work(files: SimpleNamespace, tmp_path: P
     save_file(diffusers_vae(channels=16).state_dict(), tmp_path / "flux.safetensors")
     assert "flux.safetensors" in (said := sample(vae=tmp_path / "flux.safetensors"))
     assert "16 channels" in said and "says 4" in said
+    sdxl = {f"first_stage_model.{n}": t for n, t in diffusers_vae().state_dict().items()}
+    sdxl["conditioner.embedders.0.x"] = torch.zeros(1)
+    save_file(sdxl, tmp_path / "sdxl.safetensors")
+    said = sample(vae=tmp_path / "sdxl.safetensors")
+    assert "sdxl.safetensors: its VAE makes sdxl latents" in said and "sd ones are wanted" in said
     assert not (tmp_path / "out").exists()
 
 

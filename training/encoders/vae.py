@@ -168,7 +168,8 @@ def open_vae(
     Raises:
         CheckpointError: when the file holds no VAE that can be read; missing and unknown tensors
             are named.
-        ValueError: when the latent space is unknown or does not fit.
+        ValueError: when the latent space is unknown, does not fit, or is another than the file
+            tells.
     """
     header = open_header(path)
     stored = _read(path, header)
@@ -372,8 +373,13 @@ def _space(
             f"latents is {given!r}: expected one of {', '.join(LATENT_SPACES)}, or a table with "
             "name, channels, scale, shift and downscale"
         )
-    space = LATENT_SPACES[given] if isinstance(given, str) else given
-    space = space or stored.latents or LATENT_SPACES.get(stored.family or "") or guess
+    told = stored.latents or LATENT_SPACES.get(stored.family or "") or guess
+    if isinstance(given, str) and told and told["name"] not in (given, "custom"):
+        raise ValueError(
+            f"{path}: its VAE makes {told['name']} latents, as the file tells, and {given} ones "
+            f"are wanted: give the VAE of a {given} model"
+        )
+    space = (LATENT_SPACES[given] if isinstance(given, str) else given) or told
     if space is None:
         fitting = [name for name, s in LATENT_SPACES.items() if s["channels"] == channels]
         raise ValueError(

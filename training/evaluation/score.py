@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -38,6 +37,8 @@ Generate = Callable[[Sequence[str], Tensor | None, Tensor | None, int], np.ndarr
 
 Scores = dict[str, float | int]
 
+FRAMES, SIZE = 16, 64
+"""Of the clips that are scored; SIZE: pixels of a side."""
 PREDICT_FROM = 4
 """Frames that a prediction is given (paper)."""
 _NO_SHARES = ("psnr", "ssim", "motion_error")
@@ -158,8 +159,8 @@ def evaluate(
     *,
     count: int = 256,
     seed: int = 0,
-    frames: int = 16,
-    size: int = 64,
+    frames: int = FRAMES,
+    size: int = SIZE,
     batch: int = 32,
 ) -> dict[str, Scores]:
     """Scores a model on `count` held-out prompts: text to video, image to video, interpolation
@@ -208,9 +209,9 @@ def table(results: dict[str, Scores]) -> str:
     return "\n".join(lines)
 
 
-def report(results: dict[str, Scores], out: TextIO = sys.stdout) -> None:
+def report(results: dict[str, Scores], out: TextIO | None = None) -> None:
     """Prints the table and, as the last line, the results as one JSON object."""
-    out.write(f"{table(results)}\n\n{json.dumps(results)}\n")
+    print(table(results), "", json.dumps(results), sep="\n", file=out)
 
 
 def _share(values: Sequence[bool] | np.ndarray) -> float:
