@@ -56,7 +56,8 @@ class Card:
     """What it was trained for: task, and [lowest, highest] height, width (pixels), frames and
     stride."""
     sampling: dict[str, Any] = field(default_factory=lambda: {"shift": 1.0})
-    """How to sample it best: shift, of sigma towards noise (see `stiv.flow.shift_time`)."""
+    """How to sample it best: shift, of sigma towards noise (see `stiv.flow.shift_time`); where
+    training scaled it by tokens, that of the longest task's largest size."""
     training: dict[str, Any] = field(default_factory=dict)
     """Provenance: data set name and digest, recipe, steps, parents' tensor hashes."""
     modelspec: dict[str, str] = field(default_factory=dict)

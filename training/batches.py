@@ -15,6 +15,7 @@ from stiv.frames import replace_frames
 from .config import TrainConfig
 from .data.loader import RawBatch
 from .dropout import sample_seeds
+from .estimate import Grid
 from .tasks import Draws, draw
 
 
@@ -69,10 +70,8 @@ class Batch:
 
 def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
     """Draw tasks, dropouts, noise and times (paper sections 3.1 and 3.2) for a loaded batch."""
-    _, T, H, W = raw.latents.shape[1:]
-    tokens = -(-H // model.patch) * -(-W // model.patch)
-    all_tokens = tokens * -(-T // model.temporal_patch)
-    draws = draws_of(config, raw.step, all_tokens, raw.stream)
+    size = tuple(raw.latents.shape[2:])
+    draws = draws_of(config, raw.step, shift_at(config, model, size), raw.stream)
     drawn = [
         draw(
             draws,
@@ -81,7 +80,7 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
             int(position),
             shape=tuple(raw.latents.shape[1:]),
             captions=captions,
-            tokens=tokens,
+            tokens=Grid.of(model, size).S,
         )
         for position, captions in zip(raw.positions, raw.captions, strict=True)
     ]
@@ -103,11 +102,16 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
     )
 
 
-def draws_of(config: TrainConfig, step: int, tokens: int, stream: int = 0) -> Draws:
-    """The chances at a step, for samples of so many tokens of a stream."""
-    shift = config.shift
-    if config.shift_tokens:
-        shift *= (tokens / config.shift_tokens) ** 0.5
+def shift_at(config: TrainConfig, model: STIVConfig, size: tuple[int, int, int]) -> float:
+    """How far times are shifted towards noise for latents (T, H, W); see `stiv.flow.shift_time`."""
+    if config.shift_tokens is None:
+        return config.shift
+    grid = Grid.of(model, size)
+    return config.shift * (grid.T * grid.S / config.shift_tokens) ** 0.5
+
+
+def draws_of(config: TrainConfig, step: int, shift: float, stream: int = 0) -> Draws:
+    """The chances at a step, for samples of a stream."""
     is_masked = step < config.steps - config.masking.unmasked_steps
     return Draws(
         tasks=config.data.tasks_of(stream),

@@ -264,7 +264,10 @@ class TrainConfig(Section):
     timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="of training")
     shift: float = Field(1.0, gt=0, description="> 1 trains more at high noise")
     shift_tokens: int | None = Field(
-        None, ge=1, description="shift grows as sqrt(tokens / this number), from `shift`"
+        None,
+        ge=1,
+        description="shift grows as sqrt(tokens / this number), from `shift`; the checkpoint's "
+        "samplers take that of its longest clips",
     )
     model: ModelSection = ModelSection()
     text: TextSection = TextSection()

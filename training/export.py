@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -13,11 +14,13 @@ from torch import Tensor
 from stiv.card import TEXT_ENCODERS
 from stiv.checkpoint import Card, write_checkpoint
 
+from .batches import shift_at
 from .config import TrainConfig
 from .data.plan import Plan
 from .encoders.taesd import TinyVAE
 from .lora import save_lora
 from .networks import Networks
+from .sampling import latent_shape
 from .start import build_networks
 from .state import load_tensors, read_info, states
 from .streams import Streams, open_streams, strides_of
@@ -113,12 +116,12 @@ def make_card(
     hidden = {"run": True, "init": True, "vae": True, "save": True, "watch": True}
     hidden |= {"data": {"latents", "sets"}, "text": {"file", "tokenizer", "cache"}}
     size = max(task["height"][1] for task in tasks), max(task["width"][1] for task in tasks)
-    return Card(
-        config=networks["diffusion_model"].config,
+    model = networks["diffusion_model"].config
+    card = Card(
+        config=model,
         latents=streams.latents,
         text=_text(config, networks),
         tasks=tasks,
-        sampling={"shift": config.shift},
         training={
             **streams.facts,
             "steps": info["progress"]["step"],
@@ -136,6 +139,9 @@ def make_card(
             "resolution": f"{size[1]}x{size[0]}",
         },
     )
+    # A card holds one shift: that of the size which is sampled where no other is asked for.
+    shift = shift_at(config, model, latent_shape(card, None)[1:])
+    return replace(card, sampling={"shift": shift})
 
 
 def _text(config: TrainConfig, networks: Networks) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import yaml
 from scripts.prepare import ROOT
 from stiv.checkpoint import read_checkpoint, write_checkpoint
 from tests.commands import Command
+from training.batches import shift_at
 from training.config import load_config
 from training.encoders.taesd import TinyVAE
 from training.export import export
@@ -142,7 +143,7 @@ def test_only_the_newest_states_stay(tiny) -> None:
 def test_export_is_the_average_in_a_file_the_sampler_opens(
     tiny, vae_file: Path, tmp_path: Path
 ) -> None:
-    config = tiny()
+    config = tiny(shift=2.0, shift_tokens=2)
     trainer = trained(config)
     path = tmp_path / "tiny.safetensors"
     card = export(config, path, vae=vae_file)
@@ -161,6 +162,8 @@ def test_export_is_the_average_in_a_file_the_sampler_opens(
 
     sampler = Sampler.from_checkpoint(path, steps=3)
     assert sampler.shape == (4, 4, 4, 4)
+    assert sampler.shift == 4.0  # of eight tokens, as training shifts clips; pictures have four
+    assert shift_at(config, config.model.build(), (1, 4, 4)) == pytest.approx(2 * 2**0.5)
     clean = torch.randn(2, 4, 4, 4, 4)
     mask = torch.tensor([[True, False, False, False]] * 2)
     made = sampler.latents(["a red circle", "a square"], clean, mask)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..batches import shift_at
 from ..estimate import flops, mfu, peak_flops
 from ..parallel import forget_gathered
 from ..sampling import Sampler
@@ -188,6 +189,6 @@ def _make_sampler(trainer: Trainer) -> Sampler | None:
         (trainer.streams.latents["channels"], *largest),
         steps=settings.sample_steps,
         guidance_scale=settings.guidance_scale,
-        shift=config.shift,
+        shift=shift_at(config, config.model.build(), largest),
         device=trainer.device,
     )
