@@ -102,7 +102,7 @@ def test_the_bundled_recipe_is_the_shipped_files() -> None:
     from stiv.checkpoint import read_card
     from training.config import load_config
 
-    config = load_config(ROOT / "training" / "recipes" / "nano.yaml")
+    config = load_config(ROOT / "training" / "recipes" / "nano_more.yaml")
     card = read_card(ROOT / "models" / "stiv_nano.safetensors")
     assert card.config == config.model.build()
     assert card.training["steps"] == config.steps
