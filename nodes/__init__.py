@@ -19,10 +19,18 @@ from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
 from .long_video import STIVLongVideo
 from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
 from .text import STIVTextEncode
+from .together import STIVMakeTogether
 from .views import STIVMultiView
 
 # What STIV Long Video becomes.
-_INSIDE = (STIVMakeBlock, STIVMakeSegment, STIVWriteStretch, STIVGatherSegments, STIVFinishFilm)
+_INSIDE = (
+    STIVMakeBlock,
+    STIVMakeSegment,
+    STIVWriteStretch,
+    STIVGatherSegments,
+    STIVFinishFilm,
+    STIVMakeTogether,
+)
 
 
 class STIVExtension(ComfyExtension):

@@ -14,6 +14,7 @@ import comfy.samplers
 from comfy_api.latest import InputImpl, io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
+from ..stiv.timeline import groups
 from .host.blocks import next_block, texts_from_json
 from .host.long_run import report
 from .host.progress import forget_finished
@@ -26,18 +27,20 @@ from .host.segments import (
     Task,
     known_from_json,
     known_to_json,
-    make_segment,
     segment_store,
     takes_artists_frames,
     task_of,
 )
 from .host.stretches import FilmHandle, Look, Part, all_frames, finished, part_of, write_stretch
 from .host.stretches import takes_artists_frames as shows_artists_frames
+from .host.together import Ahead, make_in_turn, tasks_to_text
 from .plan import PlanType
 
 SegmentType = io.Custom("STIV_SEGMENT")
 MadeType = io.Custom("STIV_MADE")
 FilmType = io.Custom("STIV_FILM")
+AheadType = io.Custom("STIV_AHEAD")
+MOST_AT_ONCE = 16
 _MAX_SLOTS = 100  # the host's limit
 
 
@@ -61,10 +64,11 @@ class STIVMakeBlock(io.ComfyNode):
                 io.String.Input("texts"),
                 io.String.Input("negative"),
                 io.Int.Input("number", min=0, max=100_000),
-                *_sampling(),
+                *sampling_inputs(),
                 *_look(),
                 MadeType.Input("made", optional=True),
                 FilmType.Input("film", optional=True),
+                io.Int.Input("segments_at_once", default=1, min=1, max=MOST_AT_ONCE, optional=True),
             ],
             outputs=[MadeType.Output(display_name="made"), FilmType.Output(display_name="film")],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
@@ -90,6 +94,7 @@ class STIVMakeBlock(io.ComfyNode):
         match_colours: bool,
         made: tuple[SegmentHandle, ...] = (),
         film: FilmHandle | None = None,
+        segments_at_once: int = 1,
     ) -> io.NodeOutput:
         links = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         graph, plan = GraphBuilder(), stiv_plan.plan
@@ -98,15 +103,29 @@ class STIVMakeBlock(io.ComfyNode):
         encoded = texts_from_json(texts, segments, negative)
         settings = {name: links[name] for name in _SAMPLING}
         here: dict[int, Any] = {}
-        for index, segment in zip(block.segments, segments, strict=True):
-            task, slots = task_of(plan, segment)
-            node = graph.node(
-                "STIVMakeSegment", id=segment.name, model=links["model"], vae=links["vae"],
-                positive=[encoded[segment.prompt, segment.step], 0],
-                negative=[encoded[negative, segment.step], 0], task=task.to_json(), **settings,
-                **_earlier(slots, here, made, links, takes_artists_frames(task)),
-            )  # fmt: skip
-            here[index] = node.out(0)
+        for group in groups(plan, block.segments, segments_at_once):
+            jobs = {index: task_of(plan, plan.segments[index]) for index in group}
+            tasks = [task for task, _ in jobs.values()]
+            first = plan.segments[group.start]
+            recipe = {
+                "model": links["model"], "vae": links["vae"],
+                "positive": [encoded[first.prompt, first.step], 0],
+                "negative": [encoded[negative, first.step], 0], **settings,
+            }  # fmt: skip
+            if len(group) > 1:
+                slots = [slot for _, its_slots in jobs.values() for slot in its_slots]
+                node = graph.node(
+                    "STIVMakeTogether", id=f"{first.name}_ahead", tasks=tasks_to_text(tasks),
+                    **recipe,
+                    **_earlier(slots, here, made, links, any(map(takes_artists_frames, tasks))),
+                )  # fmt: skip
+                recipe["ahead"] = node.out(0)
+            for index, (task, slots) in jobs.items():
+                node = graph.node(
+                    "STIVMakeSegment", id=task.name, task=task.to_json(), **recipe,
+                    **_earlier(slots, here, made, links, takes_artists_frames(task)),
+                )  # fmt: skip
+                here[index] = node.out(0)
         end = film
         for index in block.stretches:
             part, slots = part_of(plan, stiv_plan.stretches[index], match_colours)
@@ -161,7 +180,7 @@ class STIVGatherSegments(io.ComfyNode):
             category="STIV/long video/inside",
             description="The end of a part of a long video, inside STIV Long Video.",
             is_dev_only=True,
-            inputs=[MadeType.Input("made", optional=True), _segments()],
+            inputs=[MadeType.Input("made", optional=True), segment_inputs()],
             outputs=[MadeType.Output(display_name="made")],
             hidden=[io.Hidden.unique_id],
         )
@@ -173,7 +192,7 @@ class STIVGatherSegments(io.ComfyNode):
         segments: dict[str, SegmentHandle] | None = None,
     ) -> io.NodeOutput:
         forget_finished(cls.hidden.unique_id)
-        return io.NodeOutput((*made, *_in_order("", segments)))
+        return io.NodeOutput((*made, *in_order("", segments)))
 
 
 class STIVMakeSegment(io.ComfyNode):
@@ -193,10 +212,11 @@ class STIVMakeSegment(io.ComfyNode):
                 io.Conditioning.Input("negative"),
                 io.Vae.Input("vae"),
                 io.String.Input("task"),
-                *_sampling(),
+                *sampling_inputs(),
                 io.String.Input("known"),
                 PlanType.Input("stiv_plan", optional=True),
-                _segments(),
+                segment_inputs(),
+                AheadType.Input("ahead", optional=True),
             ],
             outputs=[SegmentType.Output(display_name="segment")],
             hidden=[io.Hidden.unique_id],
@@ -222,10 +242,12 @@ class STIVMakeSegment(io.ComfyNode):
         known: str,
         stiv_plan: LongVideo | None = None,
         segments: dict[str, SegmentHandle] | None = None,
+        ahead: Ahead | None = None,
     ) -> io.NodeOutput:
         settings = Settings(steps, cfg, sampler_name, scheduler)
         recipe = Recipe(settings, model, positive, negative, vae, stiv_plan)
-        handle = make_segment(Task.from_json(task), recipe, _in_order(known, segments))
+        earlier = in_order(known, segments)
+        handle = make_in_turn(Task.from_json(task), recipe, earlier, ahead or Ahead())
         made = f"made in {handle.seconds:.1f} s" if handle.made_in else "from the store"
         tell(cls, f"{handle.name} {made}")
         return io.NodeOutput(handle)
@@ -250,7 +272,7 @@ class STIVWriteStretch(io.ComfyNode):
                 *_look(),
                 PlanType.Input("stiv_plan", optional=True),
                 FilmType.Input("film", optional=True),
-                _segments(),
+                segment_inputs(),
                 io.String.Input("identity", default="", optional=True),
             ],
             outputs=[FilmType.Output(display_name="film")],
@@ -273,7 +295,7 @@ class STIVWriteStretch(io.ComfyNode):
         identity: str = "",
     ) -> io.NodeOutput:
         look = Look(fps, crf, exact_pictures, match_colours)
-        handles = _in_order(known, segments)
+        handles = in_order(known, segments)
         return io.NodeOutput(
             write_stretch(Part.from_json(part), look, vae, stiv_plan, handles, film, identity)
         )
@@ -332,7 +354,7 @@ class STIVFinishFilm(io.ComfyNode):
         return io.NodeOutput(frames, InputImpl.VideoFromFile(str(path)), text)
 
 
-def _in_order(known: str, segments: dict[str, SegmentHandle] | None) -> list[SegmentHandle]:
+def in_order(known: str, segments: dict[str, SegmentHandle] | None) -> list[SegmentHandle]:
     """Handles by slot, those known before and those of the same block."""
     found = known_from_json(known) if known else {}
     for name, handle in (segments or {}).items():
@@ -347,7 +369,8 @@ _SLOTS = io.Autogrow.TemplatePrefix(  # one for all: the host asks a node for it
 )
 
 
-def _segments() -> Any:
+def segment_inputs() -> Any:
+    """The earlier segments of a node, by slot."""
     return io.Autogrow.Input("segments", template=_SLOTS)
 
 
@@ -364,7 +387,8 @@ _LOOK = ("fps", "crf", "exact_pictures", "match_colours")
 _SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
 
 
-def _sampling() -> list[io.Input]:
+def sampling_inputs() -> list[io.Input]:
+    """The inputs of `Settings`."""
     return [
         io.Int.Input("steps", min=1, max=10_000),
         io.Float.Input("cfg", min=0.0, max=100.0),

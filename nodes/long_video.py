@@ -14,6 +14,7 @@ from .host.blocks import texts_to_json
 from .host.long_run import check, dry_run
 from .host.report import tell
 from .host.segments import LongVideo, Settings
+from .inside import MOST_AT_ONCE
 from .plan import PlanType
 
 
@@ -82,6 +83,16 @@ class STIVLongVideo(io.ComfyNode):
                     "crf", default=18, min=0, max=51, optional=True, advanced=True,
                     tooltip="Quality of the video file: 0 is lossless, 18 fine, 28 small.",
                 ),
+                io.Int.Input(
+                    "segments_at_once", default=1, min=1, max=MOST_AT_ONCE, optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Make up to this many segments between key frames in one pass, where they "
+                        "have the same prompt and length. Faster where one does not fill the GPU, "
+                        "and takes more memory; where that is short, fewer are made at once. They "
+                        "differ from segments made one by one in rounding only."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="All frames, if switched on."),
@@ -111,6 +122,7 @@ class STIVLongVideo(io.ComfyNode):
         exact_pictures: bool = True,
         match_colours: bool = False,
         crf: int = 18,
+        segments_at_once: int = 1,
     ) -> io.NodeOutput:
         settings = Settings(steps, cfg, sampler_name, scheduler)
         check(plan, model, clip, vae, negative, settings)
@@ -127,7 +139,7 @@ class STIVLongVideo(io.ComfyNode):
         common = {
             "model": links["model"], "clip": links["clip"], "vae": links["vae"],
             "stiv_plan": links["plan"], "texts": _add_texts(graph, plan.plan, links, negative),
-            "negative": negative, **asdict(settings), **look,
+            "negative": negative, "segments_at_once": segments_at_once, **asdict(settings), **look,
         }  # fmt: skip
         last: dict[str, Any] = {}
         for number in range(len(plan.blocks)):

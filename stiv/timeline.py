@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isqrt
+from operator import attrgetter
 from typing import NamedTuple
 
 from .plan import Plan, Segment
@@ -108,6 +109,30 @@ def blocks(plan: Plan) -> list[Block]:
         found.append(Block(range(begun, end), range(first, done)))
         begun = end
     return found
+
+
+def groups(plan: Plan, segments: range, most: int) -> list[range]:
+    """Consecutive ones of some segments that can be made in one pass, up to `most` in each.
+
+    Those of a group have the same prompt, length, step and given indices, and none takes frames
+    from another.
+    """
+    found: list[range] = []
+    for index in segments:
+        group = found[-1] if found else range(0)
+        if 0 < len(group) < most and _in_one_pass(plan, group, plan.segments[index]):
+            found[-1] = range(group.start, index + 1)
+        else:
+            found.append(range(index, index + 1))
+    return found
+
+
+_shared = attrgetter("prompt", "count", "step", "given")
+
+
+def _in_one_pass(plan: Plan, group: range, segment: Segment) -> bool:
+    alike = _shared(plan.segments[group.start]) == _shared(segment)
+    return alike and max(plan.needs(segment), default=-1) < group.start
 
 
 def _last_needed(plan: Plan, stretch: Stretch) -> int:

@@ -26,7 +26,7 @@ from .segments import (
     SegmentHandle,
     Settings,
     Task,
-    sample_segment,
+    sample_segments,
     segment_key,
     segment_store,
     task_of,
@@ -139,6 +139,7 @@ def report(plan: Plan, handles: Sequence[SegmentHandle], film: FilmHandle) -> st
         plan.describe(),
         f"made now: {len(made)} of {len(handles)} segments in {seconds:.1f} s",
     ]
+    lines += sorted({handle.note for handle in made} - {""})
     numbers = statistics(film)
     if numbers is not None:
         lines.append(to_text(seam_report(numbers, seams(plan))))
@@ -177,7 +178,7 @@ def _cost(
     recipe = Recipe(replace(settings, steps=1), model, *conds, vae)
     for _ in range(2):  # the first also loads the model
         begun = time.monotonic()
-        sample_segment(task, recipe, GivenFrames())
+        sample_segments([task], recipe, [GivenFrames()])
         step = time.monotonic() - begun
     seconds = step * settings.steps * sum(segment.count for segment in missing) / count
     shape = [2, vae.latent_channels, count, *_latent_size(plan)]

@@ -9,7 +9,7 @@ undone at the end (`finish`). A multi-view input is different: the unconditional
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ class CleanFrames:
     """Given frames on the wire from STIV Frame Replacement to the model."""
 
     latents: Tensor
-    """(1, C, T, h, w) as the VAE gives them, zeros where no frame is given."""
+    """(1 or B, C, T, h, w) as the VAE gives them, zeros where no frame is given."""
     mask: Tensor
     """(T,) bool, true where a frame is given."""
     task: str | None = None
@@ -42,6 +42,11 @@ class CleanFrames:
     def blank(self) -> CleanFrames:
         """The same frames, blank: for the negative."""
         return replace(self, latents=torch.zeros_like(self.latents), is_blank=True)
+
+    @classmethod
+    def batch(cls, frames: Sequence[CleanFrames]) -> CleanFrames:
+        """Those of several videos, given at the same places, for one pass."""
+        return replace(frames[0], latents=torch.cat([video.latents for video in frames]))
 
     def spread(self) -> Tensor:
         """The mask as (1, 1, T, h, w)."""

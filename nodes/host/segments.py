@@ -15,12 +15,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import comfy.sample
+import comfy.utils
 import folder_paths
+import latent_preview
+import node_helpers
 import torch
 from comfy_execution.utils import get_executing_context
 from torch import Tensor
-
-import nodes
 
 from ...stiv.frames import GivenFrame, GivenFrames, canvas_size
 from ...stiv.plan import Plan, Segment
@@ -29,6 +31,7 @@ from ...stiv.store_entries import check_key
 from ...stiv.timeline import Block, Stretch, blocks, given_sources, stretches
 from ..frames import STIVEmptyLatent, STIVFrameReplacement, fit_to_canvas
 from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprint, vae_fingerprint
+from .replacement import FRAMES, CleanFrames
 
 VERSION = 1
 """Of what a segment's key stands for; raised when the same settings give another result."""
@@ -138,6 +141,8 @@ class SegmentHandle:
     """How long it took to make, whenever that was."""
     made_in: str
     """The run that made it; empty when the store had it."""
+    note: str = ""
+    """Why fewer were made in one pass than the artist allowed, or ""."""
 
     def latents(self, store: SegmentStore) -> Tensor:
         """(C, T, h, w). Raises ValueError when the store has lost it."""
@@ -244,55 +249,100 @@ def as_given(frame: GivenFrame, width: int, height: int) -> Tensor:
     return fit_to_canvas(frame.frame[..., :3], width, height).unsqueeze(0)
 
 
-def sample_segment(task: Task, recipe: Recipe, given: GivenFrames) -> Tensor:
-    """Latents (C, T, h, w) of a segment, by the same nodes that an artist would wire.
+def sample_segments(
+    tasks: Sequence[Task], recipe: Recipe, given: Sequence[GivenFrames]
+) -> list[Tensor]:
+    """Latents (C, T, h, w) of some segments, made in one pass.
 
+    Each is what the nodes make that an artist would wire for it, but for rounding; of one segment,
+    to the last bit. The tasks differ in seed and in what is given, not in size or given indices.
     Raises ValueError naming the segment when the model makes NaN or infinity.
     """
-    size = canvas_size(task.width, task.height)
-    (latent,) = STIVEmptyLatent.execute(*size, task.count, 1).result
-    positive, negative, latent = STIVFrameReplacement.execute(
-        recipe.positive, recipe.negative, recipe.vae, latent, given
-    ).result
+    latents, frames = [], []
+    for task, its_given in zip(tasks, given, strict=True):
+        size = canvas_size(task.width, task.height)
+        (latent,) = STIVEmptyLatent.execute(*size, task.count, 1).result
+        positive, negative, latent = STIVFrameReplacement.execute(
+            recipe.positive, recipe.negative, recipe.vae, latent, its_given
+        ).result
+        ratio = latent.get("downscale_ratio_spacial")
+        z = comfy.sample.fix_empty_latent_channels(recipe.model, latent["samples"], ratio)
+        latents.append(z)
+        frames += [positive[0][1][FRAMES]] if FRAMES in positive[0][1] else []
+    if frames:
+        together = {FRAMES: CleanFrames.batch(frames)}
+        positive = node_helpers.conditioning_set_values(recipe.positive, together)
+    noise = [
+        comfy.sample.prepare_noise(z, task.seed) for z, task in zip(latents, tasks, strict=True)
+    ]
     settings = recipe.settings
-    (out,) = nodes.common_ksampler(
-        recipe.model, task.seed, settings.steps, settings.cfg, settings.sampler_name,
-        settings.scheduler, positive, negative, latent,
+    samples = comfy.sample.sample(
+        recipe.model, torch.cat(noise), settings.steps, settings.cfg, settings.sampler_name,
+        settings.scheduler, positive, negative, torch.cat(latents), seed=tasks[0].seed,
+        callback=latent_preview.prepare_callback(recipe.model, settings.steps),
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
     )  # fmt: skip
-    samples = out["samples"][0]
+    for task, made in zip(tasks, samples, strict=True):
+        _check_finite(task, recipe, made)
+    return list(samples)
+
+
+def _check_finite(task: Task, recipe: Recipe, samples: Tensor) -> None:
     if not torch.isfinite(samples).all():
         bad = torch.isfinite(samples).movedim(1, 0).flatten(1).all(1).logical_not().nonzero()
         dtype = str(recipe.model.model.get_dtype()).removeprefix("torch.")
         raise ValueError(
             f"STIV Long Video: segment {task.name} has NaN or infinity in frame {int(bad[0])} "
-            f"after {settings.steps} steps in {dtype}: use another weight_dtype (bf16, or fp32 to "
-            "be sure) or a lower cfg; the segments made so far are kept"
+            f"after {recipe.settings.steps} steps in {dtype}: use another weight_dtype (bf16, or "
+            "fp32 to be sure) or a lower cfg; the segments made so far are kept"
         )
-    return samples
 
 
-def make_segment(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle]) -> SegmentHandle:
-    """The segment from the store, or made and put there."""
+@dataclass(frozen=True)
+class Job:
+    """A segment to find in the store, or to make."""
+
+    task: Task
+    earlier: Sequence[SegmentHandle]
+    """By the task's slots."""
+    key: str
+    unsure: str
+    """Why the key will not do after a restart, or ""."""
+
+
+def job_of(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle]) -> Job:
+    """Raises ValueError where something is missing that the task needs."""
     if not {slot for _, slot, _ in task.given} <= set(range(_ARTIST, len(earlier))):
         raise ValueError(f"segment {task.name} needs earlier segments that are not connected")
     if takes_artists_frames(task) and recipe.video is None:
         raise ValueError(f"segment {task.name} needs given frames, but no plan is connected")
-    store = segment_store()
-    key, unsure = segment_key(task, recipe, [handle.key for handle in earlier])
-    if store.get(key) is not None:  # read, not only there: a damaged one is made again
-        info = store.info(key) or {}
-        return SegmentHandle(task.name, key, float(info.get("seconds", 0)), "")
-    begun = time.monotonic()
-    slots = {slot for _, slot, _ in task.given if slot != _ARTIST}
-    latents = {slot: earlier[slot].latents(store) for slot in slots}
-    samples = sample_segment(task, recipe, given_to(task, recipe.video, latents))
-    seconds = time.monotonic() - begun
-    store.put(
-        key,
-        {"latents": samples.contiguous()},
-        {"name": task.name, "seconds": seconds, "steps": recipe.settings.steps, "unsure": unsure},
-    )
-    return SegmentHandle(task.name, key, seconds, _this_run())
+    return Job(task, earlier, *segment_key(task, recipe, [handle.key for handle in earlier]))
+
+
+def make_jobs(jobs: Sequence[Job], recipe: Recipe) -> list[SegmentHandle]:
+    """Make segments in one pass, and put each of them into the store."""
+    store, begun = segment_store(), time.monotonic()
+    given = []
+    for job in jobs:
+        slots = {slot for _, slot, _ in job.task.given if slot != _ARTIST}
+        latents = {slot: job.earlier[slot].latents(store) for slot in slots}
+        given.append(given_to(job.task, recipe.video, latents))
+    made = sample_segments([job.task for job in jobs], recipe, given)
+    seconds = (time.monotonic() - begun) / len(jobs)
+    for job, samples in zip(jobs, made, strict=True):
+        info = {"name": job.task.name, "seconds": seconds, "steps": recipe.settings.steps}
+        store.put(job.key, {"latents": samples.contiguous()}, info | {"unsure": job.unsure})
+    return [SegmentHandle(job.task.name, job.key, seconds, _this_run()) for job in jobs]
+
+
+def make_segment(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle]) -> SegmentHandle:
+    """The segment from the store, or made and put there."""
+    job, store = job_of(task, recipe, earlier), segment_store()
+    if store.get(job.key) is not None:  # read, not only there: a damaged one is made again
+        info = store.info(job.key) or {}
+        return SegmentHandle(task.name, job.key, float(info.get("seconds", 0)), "")
+    (handle,) = make_jobs([job], recipe)
+    return handle
 
 
 def chain(handle: Any) -> Iterator[Any]:

@@ -244,6 +244,23 @@ def test_a_video_of_two_blocks(server: ComfyServer) -> None:
     assert not any("seg0" in names for names in shown[last:])  # its block was over
 
 
+def test_segments_made_at_once_are_those_made_one_by_one(server: ComfyServer) -> None:
+    small = {"key_frames": 6, "stride": 3, "window": 6, "seed": 21}
+    seen = len(server.events)
+    first = server.run(prompt_of(hierarchy(**small), segments_at_once=4))
+    assert count_made(first) == 1 + 5
+    ids = {data.get("node") for kind, data in server.events[seen:] if kind == "executing"}
+    assert sum(str(node).endswith("seg0_ahead") for node in ids) == 1
+    again = server.run(prompt_of(hierarchy(**small)))
+    assert count_made(again) == 0  # found under the keys of segments made alone
+    edited = hierarchy(**small, seeds="1: 5")
+    assert count_made(server.run(prompt_of(edited, segments_at_once=4))) == 1
+    settings = {"segments_at_once": 4, "sampler_name": "euler_ancestral"}
+    alone = server.run(prompt_of(hierarchy(**small), **settings))
+    assert count_made(alone) == 1 + 5
+    assert told(alone).count("made one by one") == 1
+
+
 def test_a_dry_run_makes_nothing_and_says_what_it_would(server: ComfyServer) -> None:
     plan = hierarchy(seed=77)
     dry = server.run(prompt_of(plan, dry_run=True))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from ComfyUI_STIV.nodes.host import segments
+from ComfyUI_STIV.stiv.plan import Segment
 from torch import Tensor
 
 from tests.nodes import tiny
@@ -25,15 +26,26 @@ def plan_of(kind: str = "LongVideo", **inputs: Any) -> segments.LongVideo:
     return plan
 
 
-def make_all(loaded: Loaded, video: segments.LongVideo) -> list[segments.SegmentHandle]:
+def recipe_of(
+    loaded: Loaded,
+    video: segments.LongVideo,
+    segment: Segment,
+    settings: segments.Settings = SETTINGS,
+) -> segments.Recipe:
+    positive = loaded.text(segment.prompt, stride=segment.step)
+    negative = loaded.text("", stride=segment.step)
+    return segments.Recipe(settings, loaded.model, positive, negative, loaded.vae, video)
+
+
+def make_all(
+    loaded: Loaded, video: segments.LongVideo, settings: segments.Settings = SETTINGS
+) -> list[segments.SegmentHandle]:
     handles: list[segments.SegmentHandle] = []
     for segment in video.plan.segments:
         task, slots = segments.task_of(video.plan, segment)
-        positive = loaded.text(segment.prompt, stride=segment.step)
-        negative = loaded.text("", stride=segment.step)
         again = segments.Task.from_json(task.to_json())
         assert again == task
-        recipe = segments.Recipe(SETTINGS, loaded.model, positive, negative, loaded.vae, video)
+        recipe = recipe_of(loaded, video, segment, settings)
         handles.append(segments.make_segment(task, recipe, [handles[slot] for slot in slots]))
     return handles
 

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 
 from stiv import timeline
 from stiv.plan import Plan, hierarchy, interpolation, rollout
-from stiv.timeline import Source, Stretch, blocks, given_sources, owners, seams, source, stretches
+from stiv.timeline import (
+    Source,
+    Stretch,
+    blocks,
+    given_sources,
+    groups,
+    owners,
+    seams,
+    source,
+    stretches,
+)
 from tests.stiv.plans import plans
 
 RELAXED = settings(deadline=None)
@@ -54,6 +64,37 @@ def test_stretches_cover_the_video_and_part_at_seams(plan: Plan) -> None:
     assert all(before.stop == after.start for before, after in pairwise(parts))
     assert all(part.start < part.stop for part in parts)
     assert {part.start for part in parts[1:]} <= set(seams(plan))
+
+
+@RELAXED
+@given(plans(), st.integers(1, 16), st.data())
+def test_groups_are_of_like_segments_that_do_not_need_each_other(
+    plan: Plan, most: int, data: st.DataObject
+) -> None:
+    total = len(plan.segments)
+    start = data.draw(st.integers(0, total))
+    some = range(start, data.draw(st.integers(start, total)))
+    found = groups(plan, some, most)
+    assert [index for group in found for index in group] == list(some)
+    for group in found:
+        segments = [plan.segments[index] for index in group]
+        assert 1 <= len(group) <= most
+        assert len({(s.prompt, s.step, s.count, s.given) for s in segments}) == 1
+        assert not {need for s in segments for need in plan.needs(s)} & set(group)
+
+
+@pytest.mark.parametrize(
+    ("plan", "sizes"),
+    [
+        (hierarchy(8, 3, window=4, carry=1, **SIZE), [1, 1, 1, 4, 3]),
+        (hierarchy(8, 3, window=8, prompts="a\n2: b", **SIZE), [1, 2, 1, 4]),
+        (hierarchy(8, 3, window=8, given=[10], **SIZE), [1, 3, 1, 3]),
+        (rollout(20, window=4, carry=1, **SIZE), [1] * 7),
+        (interpolation(16, 4, window=8, overlap=1, **SIZE), [4, 1, 4, 4, 1, 2]),
+    ],
+)
+def test_groups_are_as_large_as_they_can_be(plan: Plan, sizes: list[int]) -> None:
+    assert [len(group) for group in groups(plan, range(len(plan.segments)), 4)] == sizes
 
 
 @RELAXED
