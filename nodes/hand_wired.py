@@ -302,8 +302,8 @@ def _parts() -> list[io.Output]:
 def _size() -> list[io.Output]:
     return [
         io.Int.Output(display_name="frames", tooltip="How many: the length, for other models."),
-        io.Int.Output(display_name="width", tooltip="In pixels."),
-        io.Int.Output(display_name="height", tooltip="In pixels."),
+        io.Int.Output(display_name="width", tooltip="Width of the frames in pixels."),
+        io.Int.Output(display_name="height", tooltip="Height of the frames in pixels."),
     ]
 
 
