@@ -112,8 +112,8 @@ class STIVMakeBlock(io.ComfyNode):
                 "positive": [encoded[first.prompt, first.step], 0],
                 "negative": [encoded[negative, first.step], 0], **settings,
             }  # fmt: skip
-            if len(group) > 1:
-                slots = [slot for _, its_slots in jobs.values() for slot in its_slots]
+            slots = [slot for _, its_slots in jobs.values() for slot in its_slots]
+            if len(group) > 1 and len(slots) <= _MAX_SLOTS:
                 node = graph.node(
                     "STIVMakeTogether", id=f"{first.name}_ahead", tasks=tasks_to_text(tasks),
                     **recipe,

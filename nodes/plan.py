@@ -325,7 +325,8 @@ def _carry(tooltip: str) -> io.Int.Input:
 def _seeds() -> list[io.Input]:
     return [
         io.Int.Input(
-            "seed", default=0, min=0, max=2**64 - 1, control_after_generate=True,
+            "seed", default=0, min=0, max=2**64 - 1,
+            control_after_generate=io.ControlAfterGenerate.fixed,  # another makes all anew
             tooltip="Of the whole video; every segment has one of its own that follows from it.",
         ),
         io.String.Input(

@@ -17,6 +17,7 @@ from .windows import hierarchy_windows, interpolation_windows, window_count
 MAX_PIECES = 100
 """Of a film: each is a node that the host describes with all that it follows from, so that many
 small pieces would take more memory and time than the frames in them."""
+MOST_SEAMS = 40  # in one piece
 MIN_BLOCK, MAX_BLOCK = 8, 64
 
 
@@ -71,9 +72,10 @@ def seams(plan: Plan) -> list[int]:
 
 
 def stretches(plan: Plan, most: int = MAX_PIECES) -> list[Stretch]:
-    """The video from seam to seam, several together where there would be more than `most`."""
+    """The video from seam to seam, several together where there would be more than `most`; but not
+    more than `MOST_SEAMS`, so that what a stretch needs stays little."""
     cuts = [0, *seams(plan)]
-    cuts = cuts[:: -(-len(cuts) // most)]
+    cuts = cuts[:: min(-(-len(cuts) // most), MOST_SEAMS)]
     return [
         Stretch(start, stop) for start, stop in zip(cuts, [*cuts[1:], plan.frames], strict=True)
     ]

@@ -8,14 +8,20 @@ an ordinary process.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from multiprocessing import active_children, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
+
+import numpy as np
 
 from scripts.prepare import ROOT
 
@@ -90,6 +96,9 @@ def _run(module: str, words: list[str], environment: Mapping[str, str], folder: 
     for descriptor, name in ((1, "stdout.txt"), (2, "stderr.txt")):
         file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
+    # Whoever started it may be killed: then it ends too.
+    threading.Thread(target=_end_with, args=[parent_process()], daemon=True).start()
+    np.random.seed()  # a fork has the state of the process that it is a fork of
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
@@ -99,3 +108,15 @@ def _run(module: str, words: list[str], environment: Mapping[str, str], folder: 
         torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     sys.argv = [module, *words]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_with(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+@atexit.register
+def _kill_all() -> None:
+    """What a failed test has left running would keep the interpreter from ending."""
+    for child in active_children():
+        child.kill()

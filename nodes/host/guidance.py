@@ -22,9 +22,10 @@ _MIDDLE = "stiv_image_only"
 _STIV = ("image_latent", "image_mask")
 _OTHERS = (
     "c_concat", "clip_fea", "image_cond", "ref_latent", "ref_latents", "reference_latent",
-    "time_dim_concat", "vace_context",
+    "ref_latents_method", "time_dim_concat", "time_dim_replace", "vace_context", "vace_strength",
 )  # fmt: skip
-"""Where other models of the host have given pictures, among the conditions they prepare."""
+"""Where other models of the host have given pictures, and how to take them, among the conditions
+they prepare."""
 
 
 def require_flow(model: Any, node: str) -> None:
@@ -73,7 +74,8 @@ class SeparateGuidance:
     def combine(self, args: dict[str, Any]) -> Tensor:
         guided = separate_guidance(
             args["uncond_denoised"],
-            args["model_options"].pop(_MIDDLE),
+            # A guider that does without `predict` has no middle.
+            args["model_options"].pop(_MIDDLE, args["uncond_denoised"]),
             args["cond_denoised"],
             self.image_scale,
             args["cond_scale"],
@@ -82,9 +84,9 @@ class SeparateGuidance:
 
 
 def image_only(positive: list[dict], negative: list[dict]) -> list[dict] | None:
-    """The negative conditioning with the given frames of the positive; None without any."""
+    """The negative conditioning with the given frames of the positive; None without one of them."""
     given = _given(positive)
-    if not given:
+    if not given or negative is None:
         return None
     middle = []
     for entry in negative:

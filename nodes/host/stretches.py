@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -206,7 +207,8 @@ def finished(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) ->
             if film.path.exists():
                 raise
             continue  # another server that makes the same video was done with it: write it again
-        Film(film.path).remove()
+        with contextlib.suppress(PermissionError):  # it plays somewhere, and the system minds
+            Film(film.path).remove()
         return target
 
 

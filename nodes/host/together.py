@@ -70,7 +70,12 @@ def make_together(tasks: Sequence[Task], recipe: Recipe, earlier: Sequence[Segme
     number, note = _in_one_pass(tasks[0], recipe, len(missing))
     made: list[SegmentHandle] = []
     for jobs_of_pass in _passes(missing, number) if number > 1 else ():
-        made += [replace(handle, note=note) for handle in make_jobs(jobs_of_pass, recipe)]
+        try:
+            handles = make_jobs(jobs_of_pass, recipe)
+        except comfy.model_management.OOM_EXCEPTION:
+            note = f"one by one, as the memory was not enough for {len(jobs_of_pass)} at once"
+            break  # each is made in its turn
+        made += [replace(handle, note=note) for handle in handles]
     return Ahead(tuple(made), note)
 
 

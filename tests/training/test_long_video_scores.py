@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from stiv.plan import Plan, hierarchy, interpolation, rollout
-from training.evaluation.long_video import endless_prompts, follow, score_stretches
+from training.evaluation.long_video import endless_prompts, evaluate_long, follow, score_stretches
+from training.evaluation.score import table
 from training.sampling import Sampler
 from training.shapes.render import render_times
 
@@ -57,6 +58,12 @@ def test_a_plan_with_frames_of_the_artist_is_refused() -> None:
         follow(interpolation(9, 2, **SIZE), sampler, ["one"])
 
 
+def test_lengths_that_key_frames_do_not_make_are_refused() -> None:
+    sampler = Sampler(lambda *_, **__: None, None, (4, 16, 2, 2))
+    with pytest.raises(ValueError, match="400 frames: expected a multiple of 15"):
+        evaluate_long(sampler, count=1, frames=400)
+
+
 def test_what_is_kept_and_what_is_lost() -> None:
     scenes = [scene for _, scene in endless_prompts(6)]
     assert {scene.objects[0].motion for scene in scenes} <= {"spin", "orbit", "bounce"}
@@ -66,6 +73,7 @@ def test_what_is_kept_and_what_is_lost() -> None:
     for key in ("colour", "shape"):
         assert perfect[key] == perfect[f"{key}_first"] == perfect[f"{key}_last"] == 1.0
     assert perfect["colour_shift"] < 1
+    assert "| long | colour shift | 0." in table({"long": perfect})  # levels, no share
 
     drifting = clips.copy()
     drifting[:, 45:] = np.roll(clips, 1, axis=0)[:, 45:]

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from accelerate.state import AcceleratorState
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard
@@ -44,6 +45,12 @@ def shapes_of(folder: Path) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in stored(folder).items()}
 
 
+def shards_of(folder: Path) -> int:
+    """In how many pieces the last state holds its weights."""
+    metadata = dcp.FileSystemReader(states(folder / "run")[-1]).read_metadata()
+    return max(len(tensor.chunks) for tensor in metadata.state_dict_metadata.values())
+
+
 @pytest.mark.parametrize(
     "engine", [{}, {"precision": "bf16", "checkpointing": "selective"}], ids=["fp32", "bf16"]
 )
@@ -54,9 +61,10 @@ def test_processes_and_shards_give_the_losses_of_one(recipe, tmp_path: Path, eng
     train(recipe, tmp_path / "fsdp", 2, sharing=FSDP2)
     expected, shapes = losses(tmp_path / "one"), shapes_of(tmp_path / "one")
     assert len(expected) == 4
-    for name in ("ddp", "fsdp"):
+    for name, shards in {"ddp": 1, "fsdp": 2}.items():
         assert losses(tmp_path / name) == pytest.approx(expected, rel=2e-4), name
         assert shapes_of(tmp_path / name) == shapes
+        assert shards_of(tmp_path / name) == shards
 
 
 def test_a_sharded_state_opens_on_one_process(recipe, tmp_path: Path) -> None:
@@ -83,13 +91,17 @@ def test_replicas_of_shards_and_offloading_give_the_losses_of_one(recipe, tmp_pa
     for name in ("replicas", "offloading"):
         assert losses(tmp_path / name) == pytest.approx(expected, rel=2e-4), name
         assert shapes_of(tmp_path / name) == shapes
+        assert shards_of(tmp_path / name) == 2, name
 
 
 def test_one_process_does_not_offload(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**ON_CPUS, **FSDP2, "FSDP_OFFLOAD_PARAMS": "true"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="num_processes to at least 2") as refused:
-        make_accelerator(EngineSection())
+    try:
+        with pytest.raises(ValueError, match="num_processes to at least 2") as refused:
+            make_accelerator(EngineSection())
+    finally:
+        AcceleratorState._reset_state(True)  # else all that follows in this process is on the CPU
     assert "\n" not in str(refused.value)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config import GAPS, SOLIDS, TrainConfig
 from ..names import one_line
-from ..outlook import find_streams
+from ..streams import open_streams
 from . import Finding, Findings, absent, has_shards
 
 SOURCES = 1_000_000
@@ -81,12 +81,11 @@ def latents(config: TrainConfig) -> Findings:
             yield absent(what, config.data.folder(name), remedy)
         if missing:
             return
-        streams = find_streams(config)
-        if streams is None:
-            yield Finding(
-                "error", "latent cache", f"{config.data.latents} holds no latents of the shapes",
-                "make them: python -m training.shapes.cache --help",
-            )  # fmt: skip
+        try:
+            streams = open_streams(config)
+        except ValueError as error:
+            remedy = "make them: python -m training.shapes.cache --help, and what the recipe names"
+            yield Finding("error", "latent cache", str(error), remedy)
         else:
             yield Finding("ok", "latent cache", f"{streams.facts['clips']:,} clips")
         return

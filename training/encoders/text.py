@@ -226,6 +226,8 @@ def _clip(path: Path_, state: dict[str, Tensor], dtype: torch.dtype, device: Any
     fc1 = "text_model.encoder.layers.0.mlp.fc1.weight"
     depth = _count(state, r"text_model\.encoder\.layers\.(\d{1,3})\.")
     width = _width(path, state, "clip_g", any_size)
+    if width == 768:
+        raise CheckpointError(path, "is a clip_l, 768 wide; give the clip_g, 1280 wide")
     if depth < 2 or fc1 not in state:
         raise CheckpointError(path, f"holds {depth} layers of a CLIP text tower; get it again")
     config = CLIPTextConfig(

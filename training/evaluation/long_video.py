@@ -68,8 +68,9 @@ def score_stretches(clips: np.ndarray, scenes: Sequence[Scene], length: int = ST
     """How clips uint8 (n, T, H, W, 3) keep what their one-object scenes say, to the end.
 
     colour and shape: share of all stretches of `length` frames that show the scene's; _first and
-    _last: of the first and the last quarter of the stretches. colour_shift: levels between the
-    object's colour in the last quarter and in the first stretch.
+    _last: of the first and the last quarter of the stretches. colour_shift: distance in RGB, in
+    levels, between the object's colour in the last quarter and in the first stretch; 0 to 442,
+    which also stands for an object that is lost.
     """
     starts = range(0, clips.shape[1] - length + 1, length)
     quarter = max(1, len(starts) // 4)
@@ -109,8 +110,11 @@ def evaluate_long(
 ) -> dict[str, Scores]:
     """Scores of `count` videos of `frames` frames, by a hierarchy and by a roll-out.
 
-    frames: a multiple of `STRETCH`. Windows have the sampler's length, four frames carried.
+    frames: a multiple of `STRETCH`; ValueError for others. Windows have the sampler's length, four
+    frames carried.
     """
+    if frames < STRETCH or frames % STRETCH:
+        raise ValueError(f"{frames} frames: expected a multiple of {STRETCH}")
     pairs = endless_prompts(count, seed)
     prompts, scenes = [p for p, _ in pairs], [s for _, s in pairs]
     _, window, h, w = sampler.shape
@@ -131,7 +135,7 @@ def _decoded(sampler: Sampler, latents: Tensor) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluation.long_video")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="with its VAE inside")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="with all parts inside")
     parser.add_argument("--count", type=int, default=16, help="prompts")
     parser.add_argument("--frames", type=int, default=390, help="a multiple of 15")
     parser.add_argument("--steps", type=int, default=20)

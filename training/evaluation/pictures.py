@@ -52,7 +52,8 @@ def _ssim(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 def motion_error(made: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Pixels (n,) from the object's centre in clips (n, T, H, W, 3) of one object to where it
-    truly is, mean over frames. Where none can be seen, half a side."""
+    truly is, mean over frames. Where none can be seen in either, half a side. Of two ghosts, as
+    blending makes them, the centre lies between: read it beside the others."""
     size = np.array(truth.shape[-2:-4:-1])
     errors = []
     for clip, true in zip(made, truth, strict=True):

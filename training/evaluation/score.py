@@ -41,7 +41,7 @@ FRAMES, SIZE = 16, 64
 """Of the clips that are scored; SIZE: pixels of a side."""
 PREDICT_FROM = 4
 """Frames that a prediction is given (paper)."""
-_NO_SHARES = ("psnr", "ssim", "motion_error")
+_NO_SHARES = ("psnr", "ssim", "motion_error", "colour_shift")
 
 
 def score_clips(clips: np.ndarray, scenes: Sequence[Scene]) -> Scores:

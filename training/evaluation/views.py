@@ -177,7 +177,7 @@ def _flat(views: np.ndarray) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.evaluation.views")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="with its VAE inside")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="with all parts inside")
     parser.add_argument("--count", type=int, default=64, help="held-out objects")
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args(argv)

@@ -2,8 +2,9 @@
 
 An object fits into the ball of radius 1 around the origin (z up, see `stiv.views`). Each solid has
 up to eight faces, numbered counter-clockwise around its sides, then top and bottom. Faces take
-turns in two colours, number `start` and `start + step` of a wheel of eight: neighbours differ, so
-views do, yet a picture of two faces tells the colours of all that it does not show.
+turns in two colours, number `start` and `start + step` of a wheel of eight: neighbours around its
+sides differ, so views do, yet a picture of two of them tells the colours of all faces that it does
+not show.
 """
 
 from __future__ import annotations
