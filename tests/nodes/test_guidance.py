@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from comfy_extras.nodes_custom_sampler import (
+    BasicGuider,
     BasicScheduler,
     CFGGuider,
     DualCFGGuider,
@@ -40,6 +41,14 @@ def custom(scene: Scene, guider: Any, sampler: str = "euler") -> Tensor:
 def guidance(scene: Scene, mode: str, renorm: bool = False, image_scale: float = 1.5) -> Any:
     settings = {"mode": mode, "image_scale": image_scale, "renorm": renorm}
     return tiny.run("STIVGuidance", model=scene.model, **settings)
+
+
+def test_a_guider_without_a_negative_has_nothing_to_separate(scene: Scene) -> None:
+    plain = tiny.run(BasicGuider, model=scene.model, conditioning=scene.positive)
+    model = guidance(scene, "separate")
+    separate = tiny.run(BasicGuider, model=model, conditioning=scene.positive)
+    made = custom(scene, separate)
+    assert torch.isfinite(made).all() and made.shape == custom(scene, plain).shape
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])

@@ -141,6 +141,23 @@ def test_as_many_as_there_is_memory_for(
     assert {made.note for made in ahead.made} <= {ahead.note}
 
 
+def test_a_pass_that_is_too_large_is_left_to_its_segments(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(loaded, 36)
+    scene.lose(0, 1, 2)
+    sample = comfy.sample.sample
+
+    def small_device(model: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if len(noise) > 1:
+            raise comfy.model_management.OOM_EXCEPTION("no memory")
+        return sample(model, noise, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.sample, "sample", small_device)
+    ahead = scene.make()
+    assert ahead.made == () and "the memory was not enough for 3 at once" in ahead.note
+
+
 def test_segments_that_differ_are_refused() -> None:
     one = segments.Task("a", 4, 64, 64, 0, ((0, -1, 0),))
     for other in (replace(one, count=5), replace(one, given=((1, -1, 0),))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import hypothesis.strategies as st
@@ -115,6 +116,18 @@ def test_the_papers_video_is_written_gap_by_gap() -> None:
     assert stretches(plan)[:2] == [Stretch(0, 20), Stretch(20, 40)]
     assert source(plan, 40) == Source(0, 2)
     assert source(plan, 41) == Source(3, 1)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: hierarchy(12_001, 2, **SIZE), lambda: interpolation(10_000, 8, **SIZE)],
+    ids=["hierarchy", "interpolate"],
+)
+def test_a_piece_of_a_very_long_video_needs_few_segments(build: Callable[[], Plan]) -> None:
+    plan = build()
+    parts = stretches(plan)
+    assert len(parts) > 120  # 100 would each take more than a node of the host has inputs for
+    assert max(len(owners(plan, range(part.start, part.stop))) for part in parts) <= 90
 
 
 def test_key_frames_alone_part_where_their_windows_do() -> None:
