@@ -52,6 +52,15 @@ class LongVideo:
         """The artist's frames by timeline position."""
         return {frame.position: frame for frame in self.given.resolve(self.plan.span)}
 
+    def frame(self, position: int) -> GivenFrame:
+        """The artist's frame at a timeline position. Raises ValueError where none is given."""
+        if position not in self.frames:
+            raise ValueError(
+                f"the plan has no given frame at {position}: connect the plan that this was made "
+                "from, or use STIV Long Video"
+            )
+        return self.frames[position]
+
     @cached_property
     def identity(self) -> str:
         """Tells it from every other one: a hash, the same after a restart."""
@@ -219,7 +228,7 @@ def segment_key(task: Task, recipe: Recipe, earlier: Sequence[str]) -> tuple[str
     """
     video = recipe.video
     artists = [
-        video.frames[where].frame for _, slot, where in task.given if slot == _ARTIST and video
+        video.frame(where).frame for _, slot, where in task.given if slot == _ARTIST and video
     ]
     prints = [model_fingerprint(recipe.model)]
     prints += [conditioning_fingerprint(cond) for cond in (recipe.positive, recipe.negative)]
@@ -234,7 +243,7 @@ def given_to(task: Task, video: LongVideo | None, latents: Mapping[int, Tensor])
     given = GivenFrames()
     for index, slot, where in task.given:
         if slot == _ARTIST:
-            frame = video.frames[where]
+            frame = video.frame(where)
             given = given.place(as_given(frame, task.width, task.height), str(index), frame.kind)
         else:
             given = given.place(latents[slot][:, where : where + 1], str(index), "latent")

@@ -248,7 +248,7 @@ def pixels(
     as_they_are = {
         part.start + index
         for index, (slot, where) in enumerate(part.sources)
-        if look.exact and slot == _ARTIST and video.frames[where].kind == "image"
+        if look.exact and slot == _ARTIST and video.frame(where).kind == "image"
     }
     at = part.start
     for batch in frames(part.sources):
@@ -282,10 +282,10 @@ def _decode(
     for index, (slot, where) in enumerate(places):
         if slot != _ARTIST:
             to_decode[index] = latents[slot][:, where]
-        elif video.frames[where].kind == "latent":
-            to_decode[index] = video.frames[where].frame
+        elif video.frame(where).kind == "latent":
+            to_decode[index] = video.frame(where).frame
         else:
-            picture = fit_picture(video.frames[where].frame[..., :3], part.width, part.height)
+            picture = fit_picture(video.frame(where).frame[..., :3], part.width, part.height)
             if look.exact:
                 ready[index] = picture
             else:
@@ -307,7 +307,7 @@ def _piece_key(
     segments: Sequence[SegmentHandle],
 ) -> str:
     places = [*part.sources, *((slot, where) for _, slot, where in part.keys)]
-    artists = [video.frames[where].frame for slot, where in places if slot == _ARTIST and video]
+    artists = [video.frame(where).frame for slot, where in places if slot == _ARTIST and video]
     made_of = [vae_fingerprint(vae).digest, fingerprint(artists).digest]
     made_of += [handle.key for handle in segments]
     return fingerprint(("piece", VERSION, index, asdict(part), asdict(look), made_of)).digest

@@ -212,6 +212,17 @@ def test_parts_that_are_not_connected_are_refused(loaded: Loaded) -> None:
             segments.make_segment(task, recipe, [])
 
 
+def test_a_frame_that_the_plan_was_not_given_is_named(loaded: Loaded) -> None:
+    video, text = plan_of(), loaded.text("")
+    recipe = segments.Recipe(SETTINGS, loaded.model, text, text, loaded.vae, video)
+    with pytest.raises(ValueError, match="no given frame at 999"):
+        segments.make_segment(segments.Task("a", 4, 64, 64, 0, ((0, -1, 999),)), recipe, [])
+    part = stretches.Part(0, ((-1, 999),), (), 64, 64)
+    look = stretches.Look(8, 18, exact=True, match=False)
+    with pytest.raises(ValueError, match="no given frame at 999"):
+        stretches.write_stretch(part, look, loaded.vae, video, [], None)
+
+
 def test_what_would_stop_a_run_is_said_before(loaded: Loaded) -> None:
     tall = torch.zeros(1, 4, 1, 16, 8)
     placed = tiny.run("STIVPlaceFrames", frames={"samples": tall}, positions="4")
