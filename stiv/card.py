@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from .config import MODELS, STIVConfig
 from .header import parse_json
@@ -33,7 +33,13 @@ TEXT_ENCODERS: dict[str, dict[str, Any]] = {
 """Public text encoders. Others are "nano" (ours, inside the file) and "custom" (any of the
 right widths)."""
 
+EPSILON: dict[str, Any] = {"shift": 1.0, "prediction": "epsilon", "betas": [0.0001, 0.02]}
+"""`stiv.sampling` of a network that predicts the noise of a diffusion process in 1000 steps whose
+variances grow linearly between `betas` (PixArt-alpha, Open-Sora 1.0). A network without
+`prediction` predicts the velocity of the paper's flow."""
+
 RANGES = ("height", "width", "frames", "stride")
+_PREDICTIONS = {"velocity": "velocity (flow matching)", "epsilon": "noise (diffusion, 1000 steps)"}
 _JSON_FIELDS = ("config", "latents", "text", "tasks", "sampling", "training")
 
 
@@ -56,8 +62,9 @@ class Card:
     """What it was trained for: task, and [lowest, highest] height, width (pixels), frames and
     stride."""
     sampling: dict[str, Any] = field(default_factory=lambda: {"shift": 1.0})
-    """How to sample it best: shift, of sigma towards noise (see `stiv.flow.shift_time`); where
-    training scaled it by tokens, that of the longest task's largest size."""
+    """How to sample it: shift, of sigma towards noise (see `stiv.flow.shift_time`); where
+    training scaled it by tokens, that of the longest task's largest size. A model of another
+    kind than the paper's says so by `prediction`, see `EPSILON`."""
     training: dict[str, Any] = field(default_factory=dict)
     """Provenance: data set name and digest, recipe, steps, parents' tensor hashes."""
     modelspec: dict[str, str] = field(default_factory=dict)
@@ -99,6 +106,11 @@ class Card:
     def size(self) -> str:
         """The name of the config in `MODELS`, or "custom"."""
         return next((name for name, config in MODELS.items() if config == self.config), "custom")
+
+    @property
+    def prediction(self) -> Literal["velocity", "epsilon"]:
+        """What the network predicts: the velocity of the flow, or the noise of a diffusion."""
+        return self.sampling.get("prediction", "velocity")
 
     @property
     def parameters(self) -> int:
@@ -192,6 +204,7 @@ class Card:
             f"{latents['downscale']} pixels per latent",
             f"text encoder: {text['encoder']} ({where}), {width}, "
             f"up to {text['max_tokens']} tokens",
+            f"predicts: {_PREDICTIONS[self.prediction]}",
             f"licence: {self.modelspec.get('license') or 'not stated'}",
         ]
         lines += [
@@ -299,10 +312,19 @@ def _check_tasks(tasks: Any) -> None:
 
 
 def _check_sampling(sampling: Any) -> None:
-    good = isinstance(sampling, Mapping) and set(sampling) == {"shift"}
+    good = isinstance(sampling, Mapping) and "shift" in sampling
     _expect(good, "sampling", sampling, "a table with shift")
     shift = sampling["shift"]
     _expect(_finite(shift) and 0.01 <= shift <= 100, "sampling.shift", shift, "0.01 to 100")
+    kind = sampling.get("prediction", "velocity")
+    _expect(kind in ("velocity", "epsilon"), "sampling.prediction", kind, "velocity or epsilon")
+    wanted = set(EPSILON) if kind == "epsilon" else set(sampling) & {"shift", "prediction"}
+    _expect(set(sampling) == wanted, "sampling", sampling, f"only {', '.join(sorted(wanted))}")
+    if kind == "epsilon":
+        betas = sampling["betas"]
+        good = isinstance(betas, list) and len(betas) == 2 and all(map(_finite, betas))
+        good = good and 0 < betas[0] <= betas[1] < 1
+        _expect(good, "sampling.betas", betas, "[first, last] between 0 and 1")
 
 
 def _expect(good: bool, name: str, value: Any, expected: str) -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .card import Card, infer_card
-from .header import WEIGHT_DTYPES, CheckpointError, Header, read_header
+from .header import DTYPES, WEIGHT_DTYPES, CheckpointError, Header, read_header
 from .shapes import (
     Shapes,
     count_blocks,
@@ -28,7 +30,14 @@ from .shapes import (
     mismatches,
     some,
 )
-from .tensor_file import DTYPE_NAMES, tensor_hash, write_tensors
+from .tensor_file import (
+    DTYPE_NAMES,
+    LazyTensors,
+    Progress,
+    described,
+    tensor_hash,
+    write_tensors,
+)
 
 __all__ = [
     "Card",
@@ -36,6 +45,7 @@ __all__ = [
     "expected_shapes",
     "read_card",
     "read_checkpoint",
+    "stream_checkpoint",
     "tensor_hash",
     "write_checkpoint",
 ]
@@ -82,7 +92,7 @@ def read_checkpoint(
     Raises:
         CheckpointError: when the file is not a sound STIV checkpoint.
     """
-    card, names = _inspect(path)
+    card, names, _ = _inspect(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             parts = {
@@ -96,12 +106,40 @@ def read_checkpoint(
     return card, parts
 
 
+def stream_checkpoint(path: Path_) -> tuple[Card, dict[str, LazyTensors]]:
+    """`read_checkpoint` for files larger than the memory: every use of a tensor reads it anew.
+
+    Raises:
+        CheckpointError: when the file is not a sound STIV checkpoint, or a tensor cannot be read.
+    """
+    card, names, header = _inspect(path)
+    parts = {}
+    for part, table in names.items():
+        infos = {name: header.tensors[stored] for name, stored in table.items()}
+        known = {
+            name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
+            for name, info in infos.items()
+        }
+        parts[part] = LazyTensors(known, partial(_read_one, path, table))
+    return card, parts
+
+
+def _read_one(path: Path_, stored: Mapping[str, str], name: str) -> Tensor:
+    # The file is mapped for this one tensor alone: its pages leave memory with the tensor.
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return file.get_tensor(stored[name])
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(path, f"cannot be read: {error}; {_GET_AGAIN}") from error
+
+
 def write_checkpoint(
     path: Path_,
     card: Card,
     diffusion_model: Mapping[str, Tensor],
     text_encoder: Mapping[str, Tensor] | None = None,
     vae: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
 ) -> Card:
     """Writes a checkpoint atomically: on any failure the file that was there stays.
 
@@ -113,6 +151,10 @@ def write_checkpoint(
         diffusion_model: the model's tensors; with the other two left out they are stored bare.
         text_encoder: tensors of the small text encoder, whose config and vocab the card holds.
         vae: tensors of a VAE.
+        progress: told of the bytes hashed, then of those written.
+
+    Any of the tensors may be `LazyTensors`: they are made twice, once for the hash and once for
+    the file, and never all at once.
 
     Returns:
         The card as it will be read, with its hash.
@@ -123,21 +165,36 @@ def write_checkpoint(
         OSError: when the file cannot be written.
     """
     given = dict(zip(PARTS, (diffusion_model, text_encoder or {}, vae or {}), strict=True))
-    bare = not text_encoder and not vae
-    tensors: dict[str, Tensor] = {}
     for part, table in given.items():
-        shapes = {name: tuple(tensor.shape) for name, tensor in table.items()}
-        dtypes = {name: _dtype_name(path, name, tensor) for name, tensor in table.items()}
+        known = described(table)
+        shapes = {name: tuple(tensor.shape) for name, tensor in known.items()}
+        dtypes = {name: _dtype_name(path, name, tensor) for name, tensor in known.items()}
         _check_part(path, card, part, shapes, dtypes, remedy="write it with this model's own card")
-        tensors |= {name if bare else f"{part}.{name}": tensor for name, tensor in table.items()}
-    metadata = replace(card, tensor_hash=tensor_hash(tensors)).to_metadata()
+    tensors = _joined(given, bare=not text_encoder and not vae)
+    metadata = replace(card, tensor_hash=tensor_hash(tensors, progress)).to_metadata()
     card = Card.from_metadata(metadata)  # before writing: what cannot be read back is not written
-    write_tensors(Path(os.path.realpath(path)), metadata, tensors)
+    write_tensors(Path(os.path.realpath(path)), metadata, tensors, progress)
     return card
 
 
-def _inspect(path: Path_) -> tuple[Card, Names]:
-    """The card and where each tensor is, after every check that the header allows."""
+def _joined(parts: Mapping[str, Mapping[str, Tensor]], bare: bool) -> LazyTensors:
+    """The tensors of all parts by their names in the file."""
+    places = {
+        name if bare else f"{part}.{name}": (part, name)
+        for part, table in parts.items()
+        for name in table
+    }
+    known = {stored: described(parts[part])[name] for stored, (part, name) in places.items()}
+
+    def make(stored: str) -> Tensor:
+        part, name = places[stored]
+        return parts[part][name]
+
+    return LazyTensors(known, make)
+
+
+def _inspect(path: Path_) -> tuple[Card, Names, Header]:
+    """The card, where each tensor is, and the header, after every check that it allows."""
     header = read_header(path)
     names = _split(path, header)
     ours = any(key.startswith("stiv.") for key in header.metadata)
@@ -161,7 +218,7 @@ def _inspect(path: Path_) -> tuple[Card, Names]:
     for part in PARTS:
         dtypes = {name: header.tensors[stored].dtype for name, stored in names[part].items()}
         _check_part(path, card, part, shapes[part], dtypes)
-    return card, names
+    return card, names, header
 
 
 def _split(path: Path_, header: Header) -> Names:

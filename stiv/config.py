@@ -21,6 +21,7 @@ _BOUNDS = {
     "temporal_patch": (1, 16),
     "text_width": (1, 65536),
     "pooled_width": (0, 65536),
+    "null_text_tokens": (0, 4096),
     "mask_decoder_blocks": (0, 64),
     "rope_theta": (1.0, 1e9),
     "space_scale": (1e-3, 1e3),
@@ -55,6 +56,9 @@ class STIVConfig:
     """Width of the text encoder's token states (clip_g 1280, t5xxl 4096)."""
     pooled_width: int = 1280
     """Width of the pooled text embedding; 0: the model takes none."""
+    null_text_tokens: int = 0
+    """Token states of its own that stand for no prompt (PixArt-alpha's y_embedding); 0: the text
+    encoder's states of the empty prompt do, as in the paper."""
 
     qk_norm: bool = True
     """RMSNorm on queries and keys of every attention."""

@@ -134,6 +134,11 @@ class STIVTransformer(nn.Module):
         self.patch_embed = operations.Linear(patch_volume, D, **factory)
         self.time_embed = embed(SINUSOID_WIDTH, nn.SiLU())
         self.text_embed = embed(config.text_width, gelu())
+        if config.null_text_tokens:
+            # Not used here: whoever knows that there is no prompt gives its first rows as the text.
+            self.null_text = nn.Parameter(
+                torch.empty(config.null_text_tokens, config.text_width, **factory)
+            )
         if config.pooled_width:
             self.pooled_embed = embed(config.pooled_width, nn.SiLU())
         if config.micro_conditions:
@@ -253,6 +258,9 @@ class STIVTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             if name == "mask_token" or (name.endswith("weight") and "_embed." in name):
                 nn.init.normal_(parameter, std=0.02, generator=generator)
+            elif name == "null_text":
+                std = self.config.text_width**-0.5
+                nn.init.normal_(parameter, std=std, generator=generator)
             elif name.endswith("_table"):
                 std = self.config.width**-0.5
                 nn.init.normal_(parameter, std=std, generator=generator)

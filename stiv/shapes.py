@@ -135,6 +135,7 @@ def infer_config(shapes: Mapping[str, tuple[int, ...]]) -> tuple[STIVConfig, lis
         temporal_patch=temporal_patch,
         text_width=size("text_embed.fc1.weight", 1),
         pooled_width=size(pooled, 1) if pooled in shapes else 0,
+        null_text_tokens=size("null_text", 0) if "null_text" in shapes else 0,
         qk_norm="blocks.0.spatial_attn.q_norm.weight" in shapes,
         shared_adaln=shared,
         micro_conditions="micro_embed.size.fc1.weight" in shapes,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -25,14 +25,59 @@ TEMPORARY = r"\..+\.(\d+)\.[0-9a-f]{8}\.tmp"
 _CHUNK_BYTES = 16 * 2**20
 
 
-def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
+Progress = Callable[[str, int, int], None]
+"""progress(what, done, total): bytes of a long work, told every few megabytes."""
+
+
+class LazyTensors(Mapping[str, Tensor]):
+    """Tensors that are made when they are asked for, and not kept.
+
+    What is larger than the memory is converted and written through it: one tensor at a time.
+
+    Args:
+        described: every tensor as one of the meta device, for its dtype and shape.
+        make: the tensor of a name; it must have the dtype and shape that were described.
+    """
+
+    def __init__(self, described: Mapping[str, Tensor], make: Callable[[str], Tensor]):
+        self.described = dict(described)
+        self._make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        wanted = self.described[name]
+        tensor = self._make(name)
+        if (tensor.dtype, tensor.shape) != (wanted.dtype, wanted.shape):
+            raise ValueError(
+                f"tensor {name} was made as {tensor.dtype} {tuple(tensor.shape)}, "
+                f"described as {wanted.dtype} {tuple(wanted.shape)}"
+            )
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.described)
+
+    def __len__(self) -> int:
+        return len(self.described)
+
+
+def described(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The same names with tensors good for their dtype and shape alone: none is made for it."""
+    return tensors.described if isinstance(tensors, LazyTensors) else tensors
+
+
+def byte_count(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all tensors together."""
+    return sum(t.numel() * t.dtype.itemsize for t in described(tensors).values())
+
+
+def tensor_hash(tensors: Mapping[str, Tensor], progress: Progress | None = None) -> str:
     """SHA-256 over names, dtypes, shapes and bytes in name order, as 64 hexadecimal digits.
 
     For every tensor, sorted by name (code points): the line `["name","dtype",[shape]]` as compact
     JSON in UTF-8 with the file format's dtype name, a newline, and the little-endian bytes. Names
     are those in the file, prefixes included; the order within the file does not matter.
     """
-    digest = hashlib.sha256()
+    digest, total, done = hashlib.sha256(), byte_count(tensors), 0
     for name in sorted(tensors):
         tensor = tensors[name]
         line = [name, DTYPE_NAMES[tensor.dtype], list(tensor.shape)]
@@ -40,6 +85,9 @@ def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(text.encode() + b"\n")
         for chunk in tensor_bytes(tensor):
             digest.update(chunk)
+            done += len(chunk)
+            if progress:
+                progress("hash", done, total)
     return digest.hexdigest()
 
 
@@ -75,26 +123,34 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.close(folder)
 
 
-def write_tensors(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path,
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, Tensor],
+    progress: Progress | None = None,
+) -> None:
     """Writes a safetensors file atomically; equal contents give equal files, byte for byte.
 
     Args:
         path: the file to write; its folder must exist.
         metadata: texts for the header.
-        tensors: by name, of the dtypes in `DTYPE_NAMES`.
+        tensors: by name, of the dtypes in `DTYPE_NAMES`; those of `LazyTensors` are made one by one.
+        progress: told of the bytes written.
 
     Raises:
         OSError: when the file cannot be written; what was there stays.
     """
     # Wide dtypes first keeps every tensor aligned; names make the order, and so the file, fixed.
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    known = described(tensors)
+    order = sorted(known, key=lambda name: (-known[name].dtype.itemsize, name))
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     position = 0
     for name in order:
-        end = position + tensors[name].numel() * tensors[name].dtype.itemsize
+        tensor = known[name]
+        end = position + tensor.numel() * tensor.dtype.itemsize
         entries[name] = {
-            "dtype": DTYPE_NAMES[tensors[name].dtype],
-            "shape": list(tensors[name].shape),
+            "dtype": DTYPE_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
             "data_offsets": [position, end],
         }
         position = end
@@ -103,6 +159,10 @@ def write_tensors(path: Path, metadata: Mapping[str, str], tensors: Mapping[str,
 
     with replacing(path) as file:
         file.write(len(header).to_bytes(8, "little") + header)
+        done = 0
         for name in order:
             for chunk in tensor_bytes(tensors[name]):
                 file.write(chunk)
+                done += len(chunk)
+                if progress:
+                    progress("write", done, position)
