@@ -30,7 +30,14 @@ class ModelSection(Section):
 
     def build(self) -> STIVConfig:
         """The network's config. Raises ValueError quoting a bad field."""
-        return STIVConfig.from_dict({**MODELS[self.size].to_dict(), **self.changes})
+        config = STIVConfig.from_dict({**MODELS[self.size].to_dict(), **self.changes})
+        if config.null_text_tokens:
+            raise ValueError(
+                f"null_text_tokens is {config.null_text_tokens}: expected 0, as training takes the "
+                "text encoder's states of the empty prompt for no prompt; imported weights lose "
+                "theirs by `python -m stiv.convert init`"
+            )
+        return config
 
 
 class TextSection(Section):

@@ -68,13 +68,18 @@ class Sampler:
         encoded here, so that the encoder is gone before the networks are loaded.
         dtype: in which the networks compute. size: (frames, height, width) in pixels; None: the
         longest that it was trained for.
-        Raises ValueError for a text encoder or VAE that is missing, or of another kind or width
-        than the checkpoint's; nothing was computed then.
+        Raises ValueError for a model that predicts noise, and for a text encoder or VAE that is
+        missing, or of another kind or width than the checkpoint's; nothing was computed then.
         """
         from .codec import open_codec
         from .prompts import check_text_encoder, encode_prompts
 
         card, parts = read_checkpoint(path)
+        if card.prediction == "epsilon":
+            raise ValueError(
+                f"{path}: predicts noise, and what samples here integrates velocities: sample it "
+                "in ComfyUI (STIV Load Model), or start a training from it"
+            )
         shape = latent_shape(card, size)
         check_text_encoder(path, card, text_encoder)
         if vae is None and not parts["vae"]:

@@ -11,6 +11,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from scripts.prepare import ROOT
+from stiv import STIVConfig
+from stiv.card import EPSILON, LATENT_SPACES, Card
+from stiv.checkpoint import write_checkpoint
+from tests.models import random_model
 from tests.training.conftest import refused, run
 from training.export import export
 from training.loop import Trainer
@@ -37,6 +41,20 @@ def test_sample_renders_a_video_for_each_prompt(tmp_path: Path) -> None:
         assert frames[0].shape == (64, 64, 3)
         red, _, blue = frames[0].mean((0, 1))
         assert blue > 80 > red  # the given picture is the first frame
+
+
+@pytest.mark.parametrize("words", [("sample", "--prompt", "a boat", "--out", "{out}"), ("score",)])
+def test_a_model_that_predicts_noise_is_for_the_host(words, tmp_path: Path) -> None:
+    """Before its missing VAE and text encoder are asked for."""
+    sizes = {"text_width": 16, "pooled_width": 0, "null_text_tokens": 4}
+    config = STIVConfig(width=48, depth=1, heads=3, **sizes)
+    text = {"encoder": "custom", "width": 16, "pooled_width": 0, "max_tokens": 4}
+    path, out = tmp_path / "imported.safetensors", tmp_path / "out"
+    card = Card(config, LATENT_SPACES["sd"], text, sampling=EPSILON)
+    write_checkpoint(path, card, random_model(config).state_dict())
+    said = refused(*(word.format(out=out) for word in words), "--checkpoint", path)
+    assert f"{path}: predicts noise" in said and "sample it in ComfyUI" in said
+    assert not out.exists()
 
 
 def test_a_lora_is_trained_and_exported_for_the_core_loader(tiny, recipe, tmp_path: Path) -> None:
