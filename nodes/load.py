@@ -112,7 +112,7 @@ class STIVLoadCheckpoint(io.ComfyNode):
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
         path = _checkpoint_path(ckpt_name)
-        card, parts = read_checkpoint(path)
+        card, parts = read_checkpoint(path, as_stored=True)
         vae = None
         if parts["vae"]:
             vae = fold_frames(comfy.sd.VAE(sd=dict(parts["vae"])), "STIV Load Checkpoint")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .card import Card, infer_card
 from .header import DTYPES, WEIGHT_DTYPES, CheckpointError, Header, read_header
+from .quantised import check_layers, dequantise, extra_shapes, part_dtypes
 from .shapes import (
     Shapes,
     count_blocks,
@@ -77,13 +78,15 @@ def read_card(path: Path_) -> Card:
 
 
 def read_checkpoint(
-    path: Path_, *, verify: bool = False
+    path: Path_, *, verify: bool = False, as_stored: bool = False
 ) -> tuple[Card, dict[str, dict[str, Tensor]]]:
     """The card and the tensors of a checkpoint, memory-mapped: they are read when used.
 
     Args:
         path: the file.
         verify: read all of it and compare its tensor hash with the card's.
+        as_stored: leave quantised layers as they are, with their scales; else their weights are
+            given as the float32 numbers that they stand for.
 
     Returns:
         The card, and for "diffusion_model", "text_encoder" and "vae" the tensors by their names
@@ -103,10 +106,13 @@ def read_checkpoint(
         raise CheckpointError(path, f"cannot be read: {error}; {_GET_AGAIN}") from error
     if verify:
         _verify(path, card, names, parts)
-    return card, parts
+    plain = _checked_layers(path, parts["diffusion_model"])
+    return card, parts if as_stored else {**parts, "diffusion_model": dict(plain)}
 
 
-def stream_checkpoint(path: Path_) -> tuple[Card, dict[str, LazyTensors]]:
+def stream_checkpoint(
+    path: Path_, *, as_stored: bool = False
+) -> tuple[Card, dict[str, Mapping[str, Tensor]]]:
     """`read_checkpoint` for files larger than the memory: every use of a tensor reads it anew.
 
     Raises:
@@ -121,7 +127,17 @@ def stream_checkpoint(path: Path_) -> tuple[Card, dict[str, LazyTensors]]:
             for name, info in infos.items()
         }
         parts[part] = LazyTensors(known, partial(_read_one, path, table))
-    return card, parts
+    plain = _checked_layers(path, parts["diffusion_model"])
+    return card, parts if as_stored else {**parts, "diffusion_model": plain}
+
+
+def _checked_layers(path: Path_, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The model's tensors without scales, after the checks of what the header does not tell."""
+    try:
+        check_layers(tensors)
+    except ValueError as error:
+        raise CheckpointError(path, f"{error}") from None
+    return dequantise(tensors)
 
 
 def _read_one(path: Path_, stored: Mapping[str, str], name: str) -> Tensor:
@@ -266,7 +282,7 @@ def _check_part(
                 raise CheckpointError(
                     path, f"holds {found} {stack}, its config says {wanted}; {remedy}"
                 )
-        expected = expected_shapes(card.config)
+        expected = expected_shapes(card.config) | extra_shapes(shapes, dtypes)
     elif card.text_encoder_config is None:
         raise CheckpointError(
             path,
@@ -276,8 +292,13 @@ def _check_part(
         expected = expected_text_shapes(card.text_encoder_config)
 
     problems = mismatches(expected, shapes)
-    if odd := [f"{name} is {dtypes[name]}" for name in shapes if dtypes[name] not in WEIGHT_DTYPES]:
-        problems.append(f"{len(odd)} not of dtype {', '.join(WEIGHT_DTYPES)} ({some(odd)})")
+    odd = [
+        f"{name} is {dtype}, expected {' or '.join(wanted)}"
+        for name, dtype in dtypes.items()
+        if dtype not in (wanted := part_dtypes(name) or WEIGHT_DTYPES)
+    ]
+    if odd:
+        problems.append(f"{len(odd)} of the wrong dtype ({some(odd)})")
     if problems:
         raise CheckpointError(
             path,

@@ -152,6 +152,9 @@ def _modules(content: Content, patcher: Any) -> Iterator[str | bytes]:
         yield from (path, content.digest(type(module), path))
         for name, tensor in _own_tensors(patcher, path, module):
             yield from (name, content.digest(tensor, name))
+        for name in _QUANTISED:
+            if name in vars(module):
+                yield from (name, content.digest(vars(module)[name], _join(path, name)))
         for name, value in sorted(vars(module).items()):
             if isinstance(value, (FunctionType, MethodType)):
                 value = swapped.get(_join(path, name), value)
@@ -277,6 +280,8 @@ def _taken_before(content: Content, taken: Fingerprint) -> bytes:
 
 
 _SAMPLING = "model_sampling"
+_QUANTISED = ("quant_format", "_full_precision_mm")
+"""Attributes that decide how the host computes a quantised layer."""
 _ADAPTERS: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()
 
 _RULES = (

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ...stiv.checkpoint import Card, read_checkpoint
 from ...stiv.config import STIVConfig
+from ...stiv.quantised import dequantise, quantised_layers, with_format
 from .latents import VideoLatents
 from .network import HostTransformer
 from .replacement import FRAMES, CleanFrames, add_frame_replacement
@@ -34,6 +35,7 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e4m3fn_fast": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
+_KEEPS_SCALES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast")
 _IN_TIME = ("image_latent", "image_mask")
 
 
@@ -171,7 +173,7 @@ def _fit_mask(mask: Tensor | None, text_BLD: Tensor) -> Tensor:
 
 def load_model(path: str, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
     """The patcher (MODEL) of a checkpoint file. Raises CheckpointError, ValueError."""
-    card, parts = read_checkpoint(path)
+    card, parts = read_checkpoint(path, as_stored=True)
     return build_model(path, card, parts["diffusion_model"], weight_dtype, disable_dynamic)
 
 
@@ -182,24 +184,40 @@ def build_model(
     weight_dtype: str = "default",
     disable_dynamic: bool = False,
 ) -> Any:
-    """The patcher (MODEL) of tensors that were read from `path`, in the host's usual steps."""
+    """The patcher (MODEL) of tensors that were read from `path`, in the host's usual steps.
+
+    Layers of scaled float8 stay so, for the host's own operations, unless `weight_dtype` asks for
+    another dtype.
+    """
     for note in card.inferred:
         logging.warning("%s: %s", path, note)
     management = comfy.model_management
     load_device, offload_device = management.get_torch_device(), management.unet_offload_device()
     config = STIVModelConfig(card)
-    dtype = WEIGHT_DTYPES[weight_dtype]
+    has_float8 = not management.is_device_mps(load_device)
+    is_quantised = (
+        bool(quantised_layers(state_dict)) and weight_dtype in _KEEPS_SCALES and has_float8
+    )
+    if is_quantised:
+        config.quant_config = {"mixed_ops": True}
+        if weight_dtype == "fp8_e4m3fn_fast":
+            state_dict = with_format(state_dict, full_precision=False)
+    else:
+        state_dict = dict(dequantise(state_dict))
+    dtype = None if is_quantised else WEIGHT_DTYPES[weight_dtype]
     if dtype is None:
         dtype = management.unet_dtype(
             model_params=comfy.utils.calculate_parameters(state_dict),
             supported_dtypes=config.supported_inference_dtypes,
-            weight_dtype=comfy.utils.weight_dtype(state_dict),
+            weight_dtype=None if is_quantised else comfy.utils.weight_dtype(state_dict),
         )
-    if dtype in (torch.float8_e4m3fn, torch.float8_e5m2) and management.is_device_mps(load_device):
+    if dtype in (torch.float8_e4m3fn, torch.float8_e5m2) and not has_float8:
         raise ValueError(f"weight_dtype {weight_dtype}: this Mac's GPU has no float8: choose fp16")
-    cast = management.unet_manual_cast(dtype, load_device, config.supported_inference_dtypes)
+    cast = management.unet_manual_cast(
+        None if is_quantised else dtype, load_device, config.supported_inference_dtypes
+    )
     config.set_inference_dtype(dtype, cast, device=load_device)
-    config.optimizations["fp8"] = weight_dtype == "fp8_e4m3fn_fast"
+    config.optimizations["fp8"] = not is_quantised and weight_dtype == "fp8_e4m3fn_fast"
 
     model = config.get_model(state_dict)
     # Looked up now: the host exchanges the class when it starts.
