@@ -79,7 +79,7 @@ def read_card(path: Path_) -> Card:
 
 def read_checkpoint(
     path: Path_, *, verify: bool = False, as_stored: bool = False
-) -> tuple[Card, dict[str, dict[str, Tensor]]]:
+) -> tuple[Card, dict[str, Mapping[str, Tensor]]]:
     """The card and the tensors of a checkpoint, memory-mapped: they are read when used.
 
     Args:
@@ -107,7 +107,7 @@ def read_checkpoint(
     if verify:
         _verify(path, card, names, parts)
     plain = _checked_layers(path, parts["diffusion_model"])
-    return card, parts if as_stored else {**parts, "diffusion_model": dict(plain)}
+    return card, parts if as_stored else {**parts, "diffusion_model": plain}
 
 
 def stream_checkpoint(

@@ -61,7 +61,7 @@ class HostTextEncoder(TextEncoder):
 
 def load_text_encoder(path: str, disable_dynamic: bool = False) -> Any:
     """The CLIP of a checkpoint file; None if the file holds no text encoder."""
-    card, parts = read_checkpoint(path)
+    card, parts = read_checkpoint(path, as_stored=True)
     return build_text_encoder(path, card, parts["text_encoder"], disable_dynamic)
 
 

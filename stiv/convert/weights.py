@@ -30,9 +30,12 @@ class Weights:
     vae: Tensors = field(default_factory=dict)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> Weights:
-        """Of a STIV checkpoint; tensors are read when used. Raises CheckpointError."""
-        card, parts = stream_checkpoint(path)
+    def read(cls, path: str | os.PathLike[str], *, as_stored: bool = False) -> Weights:
+        """Of a STIV checkpoint; tensors are read when used. Raises CheckpointError.
+
+        as_stored: leave quantised layers as they are; else as the float32 numbers they stand for.
+        """
+        card, parts = stream_checkpoint(path, as_stored=as_stored)
         return cls(card, **parts)
 
     def write(self, path: Path, progress: Progress | None = None) -> Card:

@@ -8,11 +8,18 @@ from typing import Any
 import comfy.model_management
 import pytest
 import torch
-from comfy.quant_ops import QuantizedTensor
+from comfy.quant_ops import QuantizedTensor, TensorCoreFP8E4M3Layout
 from comfy_extras.nodes_model_merging import ModelSave
 from ComfyUI_STIV.nodes.host.fingerprint import model_fingerprint
 from ComfyUI_STIV.stiv.checkpoint import read_checkpoint, write_checkpoint
-from ComfyUI_STIV.stiv.quantised import dequantise, layer_of, quantise_layers, quantised_layers
+from ComfyUI_STIV.stiv.quantised import (
+    dequantise,
+    layer_of,
+    quantise,
+    quantise_layers,
+    quantised_layers,
+    scale_of,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -58,6 +65,15 @@ def test_layers_stay_float8_and_compute_what_they_stand_for(
     assert_given(samples, scene)
     assert torch.equal(samples, scene.but(model=plain(quantised, loaded, folders)).sample())
     assert 0 < close(samples, scene.sample()) < 0.2
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.05, 1000.0])
+def test_layers_are_quantised_as_the_host_does_it(size: float) -> None:
+    weight = torch.randn(48, 32, generator=torch.Generator().manual_seed(1)) * size
+    theirs, parameters = TensorCoreFP8E4M3Layout.quantize(weight, scale="recalculate")
+    scale = scale_of(weight)
+    assert torch.equal(scale, parameters.scale)
+    assert torch.equal(quantise(weight, scale).float(), theirs.float())
 
 
 def test_fast_lets_the_host_round_activations_too(quantised: dict) -> None:
