@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .host.model import MICRO
+from .host.null_text import EMPTY
 from .host.text import token_mask
 
 _LARGEST = 16384
@@ -84,6 +85,8 @@ class STIVTextEncode(io.ComfyNode):
             )
         tokens = clip.tokenize(text)
         extra = {MICRO: (original_height, original_width, crop_top, crop_left, stride)}
+        if not text.strip():
+            extra[EMPTY] = True
         mask = token_mask(clip, tokens)
         if mask is not None:
             extra["attention_mask"] = mask

@@ -177,7 +177,8 @@ class STIVTransformer(nn.Module):
         """Velocity v = data - noise of the latents at time t (paper section 3).
 
         x_BCTHW: latents with the conditioning frames already replaced; any T, H, W >= 1 (padded
-        to the patch by repetition inside, cropped after). t_B: in [0, 1], 1 = data.
+        to the patch by repetition inside, cropped after). t_B: in [0, 1], 1 = data; float64 where
+        the last digits of the embedded time 1000 * (1 - t) matter.
         text_BLD: (B, L, text_width); text_mask (B, L): nonzero = a real token; a row without any
         attends to all. pooled: (B, pooled_width), None = zeros. micro: (B, 6), see
         `MICRO_CONDITIONS`, None = as x is. image: (B, C, H, W) clean image for the

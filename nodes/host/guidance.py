@@ -14,6 +14,7 @@ import comfy.samplers
 from torch import Tensor
 
 from ...stiv.guidance import renormalize, separate_guidance
+from .model import STIVModel
 from .replacement import given_in
 
 MODES = ("joint", "separate")
@@ -29,8 +30,13 @@ they prepare."""
 
 
 def require_flow(model: Any, node: str) -> None:
-    """Raise ValueError, naming the node, unless a MODEL does flow matching."""
-    if not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
+    """Raise ValueError, naming the node, unless a MODEL does flow matching or is one of ours.
+
+    Of ours some predict noise: that is sigma times the noise of x - denoised, so that all below
+    holds for them.
+    """
+    is_flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+    if not (is_flow or isinstance(model.model, STIVModel)):
         raise ValueError(
             f"{node} needs a flow-matching model, such as STIV, Wan or LTXV, got "
             f"{type(model.model).__name__}: connect it to the sampler directly"

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ...stiv.checkpoint import Card, read_checkpoint
 from ...stiv.config import STIVConfig
+from ...stiv.convert.foreign import open_foreign
 from ...stiv.quantised import dequantise, quantised_layers, with_format
 from .latents import VideoLatents
 from .network import HostTransformer
+from .null_text import EMPTY, TOKENS
 from .replacement import FRAMES, CleanFrames, add_frame_replacement
 
 MICRO = "stiv_micro"
@@ -36,6 +38,7 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e5m2": torch.float8_e5m2,
 }
 _KEEPS_SCALES = ("default", "fp8_e4m3fn", "fp8_e4m3fn_fast")
+DIFFUSION_STEPS = 1000
 _IN_TIME = ("image_latent", "image_mask")
 
 
@@ -48,8 +51,10 @@ class STIVModelConfig(BASE):
     def __init__(self, card: Card):
         self.card = card
         self.latent_format = partial(VideoLatents, card.latents)  # the base class calls it
-        super().__init__({"image_model": "stiv", "stiv_config": card.config})
-        self.sampling_settings = {"shift": card.sampling["shift"], "multiplier": 1000}
+        super().__init__(
+            {"image_model": "stiv", "stiv_config": card.config, "prediction": card.prediction}
+        )
+        self.sampling_settings = _sampling_settings(card)
         self.memory_usage_factor = memory_usage_factor(card.config)
 
     def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> STIVModel:
@@ -57,6 +62,15 @@ class STIVModelConfig(BASE):
 
     def inpaint_model(self) -> bool:
         return False
+
+
+def _sampling_settings(card: Card) -> dict[str, Any]:
+    if card.prediction == "velocity":
+        return {"shift": card.sampling["shift"], "multiplier": 1000}
+    first, last = card.sampling["betas"]
+    # what the host calls sqrt_linear is the variances themselves growing linearly
+    schedule = {"beta_schedule": "sqrt_linear", "linear_start": first, "linear_end": last}
+    return {**schedule, "timesteps": DIFFUSION_STEPS}
 
 
 def memory_usage_factor(config: STIVConfig) -> float:
@@ -75,11 +89,15 @@ class STIVModel(BaseModel):
     """STIV behind every sampler, scheduler, cache and patch of the host."""
 
     def __init__(self, model_config: STIVModelConfig, device: Any = None):
-        super().__init__(model_config, ModelType.FLOW, device=device, unet_model=HostTransformer)
         self.card = model_config.card
+        kind = ModelType.FLOW if self.card.prediction == "velocity" else ModelType.EPS
+        super().__init__(model_config, kind, device=device, unet_model=HostTransformer)
 
     def process_timestep(self, timestep: Tensor, **kwargs: Any) -> Tensor:
-        """The time of any flow sampling (0 … 1000, or 0 … 1) as sigma."""
+        """The time of any flow sampling (0 … 1000, or 0 … 1) as sigma; a diffusion's step
+        likewise as its share of all steps, which is what the network embeds."""
+        if self.card.prediction == "epsilon":
+            return timestep / DIFFUSION_STEPS
         return timestep / getattr(self.model_sampling, "multiplier", 1.0)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
@@ -89,6 +107,7 @@ class STIVModel(BaseModel):
         Raises ValueError, before sampling, for a conditioning that is not this model's.
         """
         check_text(self.card, kwargs.get("cross_attn"), kwargs.get("pooled_output"))
+        kwargs |= self._null_text(kwargs)
         out = super().extra_conds(**kwargs)
         config, noise = self.card.config, kwargs["noise"]
         text, device = kwargs["cross_attn"], kwargs["device"]
@@ -117,6 +136,16 @@ class STIVModel(BaseModel):
         out["image_latent"] = CONDNoiseShape(clean.to(device))
         out["image_mask"] = CONDNoiseShape(given.to(device))
         return out
+
+    def _null_text(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The model's own text states for a prompt that is none, where it has such.
+
+        As many as the prompt has that is guided against it, which is how it was trained.
+        """
+        if not (self.card.config.null_text_tokens and kwargs.get(EMPTY)):
+            return {}
+        rows = self.diffusion_model.null_text.detach()[: kwargs.get(TOKENS)]
+        return {"cross_attn": rows[None].to(kwargs["cross_attn"]), "attention_mask": None}
 
     def resize_cond_for_context_window(
         self, cond_key, cond_value, window, x_in, device, retain_index_list=()

@@ -14,6 +14,9 @@ from torch import Tensor
 from ...stiv.config import STIVConfig
 from ...stiv.model import STIVTransformer
 
+# 1 - sigma in float32 moves the embedded time by up to 3e-5 of its 1000, ten times the rounding
+# of all else; not every device can count more finely.
+_HAVE_DOUBLE = ("cpu", "cuda")
 _HEADS_AT_ONCE = 2**15  # CUDA kernels count heads in a grid that ends at 65535
 
 
@@ -21,17 +24,20 @@ class HostTransformer(STIVTransformer):
     """STIVTransformer with the host's calling convention and unchanged parameter names.
 
     The host counts noise down: x = sigma * noise + (1 - sigma) * data, and expects noise - data.
+    From a network that predicts the noise (`Card.prediction`) it expects just that.
     """
 
     def __init__(
         self,
         stiv_config: STIVConfig,
         image_model: str = "stiv",
+        prediction: str = "velocity",
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         operations: Any = None,
     ):
         super().__init__(stiv_config, operations=operations, device=device, dtype=dtype)
+        self.sign = -1.0 if prediction == "velocity" else 1.0
 
     def forward(
         self,
@@ -47,7 +53,7 @@ class HostTransformer(STIVTransformer):
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """noise - data, (B, C, T, H, W).
+        """noise - data, or the noise, (B, C, T, H, W).
 
         x: noised latents; timestep: (B,) sigma in [0, 1]; context: (B, L, text width);
         micro: (B, 5) height, width, top, left, stride; image_latent, image_mask: the given frames
@@ -57,20 +63,20 @@ class HostTransformer(STIVTransformer):
         # Always a new tensor: caches write into their input, which is the sampler's own state.
         x = x.clone() if image_latent is None else torch.where(image_mask.bool(), image_latent, x)
         executor = WrapperExecutor.new_class_executor(
-            self._noise_minus_data, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
+            self._predict, self, get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         )
         return executor.execute(
             x, timestep, context, text_mask, pooled, micro, image_latent, options
         )
 
-    def _noise_minus_data(
+    def _predict(
         self, x, sigma_B, context, text_mask, pooled, micro, image_latent, transformer_options
     ) -> Tensor:
         if micro is not None:  # the frames of this pass: fewer than the video's in a context window
             micro = F.pad(micro, (0, 1), value=x.shape[2])
-        velocity = super().forward(
+        predicted = super().forward(
             x,
-            1 - sigma_B,
+            1 - (sigma_B.double() if sigma_B.device.type in _HAVE_DOUBLE else sigma_B),
             context,
             text_mask=text_mask,
             pooled=pooled,
@@ -78,7 +84,7 @@ class HostTransformer(STIVTransformer):
             image=image_latent[:, :, 0] if self.config.image_cross_attention else None,
             attention=partial(attend, transformer_options=transformer_options),
         )
-        return -velocity
+        return self.sign * predicted
 
 
 def attend(

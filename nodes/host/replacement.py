@@ -18,6 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...stiv.frames import replace_frames
+from .null_text import fit_null_text
 from .report import warn
 
 FRAMES = "stiv_frames"
@@ -129,6 +130,7 @@ def finish(
         doubt = model.card.doubt(task, latent_image.shape[2])
         if doubt:
             warn(f"{node}: {doubt}")
+    fit_null_text(guider.conds)
     ends_clean = float(sigmas[-1]) == 0.0  # read now: some samplers write into it
     samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     if ends_clean:

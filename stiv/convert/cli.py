@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from types import ModuleType
 
-COMMANDS: tuple = ()
+from . import exchange
+
+COMMANDS: tuple[ModuleType, ...] = (exchange,)
 """Modules with `add_commands(names)`, in the order of the help."""
 
 
@@ -15,9 +18,11 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; what is wrong with a file or an option ends in one line."""
     args = parser().parse_args(argv)
     try:
-        sys.exit(args.run(args))
+        code = args.run(args)
     except (ValueError, OSError) as error:
         sys.exit(f"python -m stiv.convert {args.command}: {error}")
+    if code:
+        sys.exit(code)
 
 
 def parser() -> argparse.ArgumentParser:

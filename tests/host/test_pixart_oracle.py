@@ -1,65 +1,35 @@
-"""With the switches at the baseline, the network is the host's own PixArt-alpha."""
+"""An imported PixArt-alpha is the host's own, under both of its namings, and diffusers' too."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import comfy.ops
+import comfy.utils
 import pytest
 import torch
 from comfy.ldm.pixart.pixartms import PixArtMS
+from safetensors.torch import save_file
+from torch import Tensor
 
-from stiv import STIVConfig, STIVTransformer
+from stiv import STIVTransformer
+from stiv.convert.cli import main
+from stiv.convert.foreign import Settings, import_weights
+from stiv.convert.source import open_source
+from tests.stiv.convert.releases import pixart
 
 WIDTH, DEPTH, HEADS, TEXT = 64, 3, 4, 48
 
-NAMES = {
-    "x_embedder.proj": "patch_embed",
-    "t_embedder.mlp.0": "time_embed.fc1",
-    "t_embedder.mlp.2": "time_embed.fc2",
-    "y_embedder.y_proj": "text_embed",
-    "t_block.1": "modulation",
-    "attn.qkv": "spatial_attn.qkv",
-    "attn.proj": "spatial_attn.proj",
-    "q_linear": "q",
-    "kv_linear": "kv",
-    "final_layer": "final",
-    "scale_shift_table": "modulation_table",
-}
 
-BASELINE = STIVConfig(
-    width=WIDTH,
-    depth=DEPTH,
-    heads=HEADS,
-    text_width=TEXT,
-    pooled_width=0,
-    temporal_patch=1,
-    qk_norm=False,
-    sandwich_norm=False,
-    condition_norm=False,
-    position="sincos",
-    sincos_base=32,
-    micro_conditions=False,
-    temporal_attention=False,
-    mask_decoder_blocks=0,
-)
-
-
-def rename(key: str) -> str:
-    # "cross_attn.proj" ends like "attn.proj": it keeps its name
-    for theirs, ours in NAMES.items():
-        if not (theirs == "attn.proj" and "cross_attn" in key):
-            key = key.replace(theirs, ours)
-    return key
-
-
-@pytest.fixture
-def pixart() -> PixArtMS:
+@pytest.fixture(scope="module")
+def host() -> PixArtMS:
+    """With learned variance, as all released weights."""
     torch.manual_seed(0)
     model = PixArtMS(
         hidden_size=WIDTH,
         depth=DEPTH,
         num_heads=HEADS,
         caption_channels=TEXT,
-        pred_sigma=False,
         micro_condition=False,
         operations=comfy.ops.disable_weight_init,
     )
@@ -68,24 +38,65 @@ def pixart() -> PixArtMS:
     return model.eval().requires_grad_(False)
 
 
-def ours(pixart: PixArtMS, dtype: torch.dtype) -> STIVTransformer:
-    state = {rename(k): v for k, v in pixart.state_dict().items() if "y_embedding" not in k}
-    state["patch_embed.weight"] = state["patch_embed.weight"].flatten(1)
-    model = STIVTransformer(BASELINE, dtype=dtype).requires_grad_(False)
-    model.load_state_dict(state)
-    return model
+def in_diffusers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By the host's own table of names."""
+    named = {}
+    table = comfy.utils.pixart_to_diffusers({"depth": DEPTH, "hidden_size": WIDTH})
+    for theirs, ours in table.items():
+        name, rows = (ours[0], slice(ours[1][1], sum(ours[1][1:]))) if type(ours) is tuple else (
+            ours, slice(None),
+        )  # fmt: skip
+        if name in state:
+            named[theirs] = state[name][rows].contiguous()
+    return named
+
+
+@pytest.fixture(params=["original", "diffusers", "in a checkpoint"])
+def imported(request, host: PixArtMS, tmp_path: Path):
+    state = host.state_dict()
+    if request.param == "diffusers":
+        state = in_diffusers_names(state)
+    elif request.param == "in a checkpoint":
+        state = {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
+    save_file(state, tmp_path / "a.safetensors")
+    source = open_source(tmp_path / "a.safetensors")
+    return import_weights(source, Settings(size=512, heads=HEADS))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)], ids=str)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_equals_pixart(pixart: PixArtMS, dtype: torch.dtype, limit: float, size) -> None:
-    pixart.to(dtype)
-    x = torch.randn(1, 4, *size, dtype=dtype)
-    text = torch.randn(1, 7, TEXT, dtype=dtype)
-    for sigma in (0.0, 0.125, 0.5, 1.0):
-        timestep = torch.full((1,), 1000 * sigma, dtype=dtype)
-        expected = pixart(x, timestep, text)
-        t = torch.full((1,), 1 - sigma, dtype=dtype)
-        actual = ours(pixart, dtype)(x[:, :, None], t, text)[:, :, 0]
+def test_equals_the_hosts(host: PixArtMS, imported, dtype: torch.dtype, limit: float, size) -> None:
+    host.to(dtype)
+    ours = STIVTransformer(imported.card.config, dtype=dtype).requires_grad_(False)
+    ours.load_state_dict(imported.diffusion_model)
+    x, text = torch.randn(1, 4, *size, dtype=dtype), torch.randn(1, 7, TEXT, dtype=dtype)
+    for step in (0.0, 17.0, 500.0, 803.0, 999.0):
+        timestep = torch.full((1,), step, dtype=dtype)
+        expected = host(x, timestep, text)
+        t = 1 - timestep.double() / 1000
+        actual = ours(x[:, :, None], t, text)[:, :, 0]
         error = (actual - expected).norm() / expected.norm()
-        assert error < limit, f"sigma {sigma}: relative error {error:.2e}"
+        assert error < limit, f"step {step}: relative error {error:.2e}"
+
+
+@pytest.mark.parametrize("pixels", [256, 512])
+def test_an_exported_folder_is_the_same_in_diffusers(tmp_path: Path, pixels: int) -> None:
+    """diffusers reads the positions of 256 pixels right, which the host does not."""
+    from diffusers import PixArtTransformer2DModel
+
+    source, ours_path = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    torch.save({"state_dict": pixart(pixels)}, source)
+    main(["import", str(source), "--heads", "2", "--out", str(ours_path)])
+    main(["export", str(ours_path), "--to", "diffusers", "--out", str(tmp_path / "folder")])
+    theirs = PixArtTransformer2DModel.from_pretrained(tmp_path / "folder").double()
+    weights = import_weights(open_source(tmp_path / "folder"))
+    ours = STIVTransformer(weights.card.config, dtype=torch.float64)
+    ours.load_state_dict(weights.diffusion_model)
+    x, text = torch.randn(2, 4, 32, 32).double(), torch.randn(2, 5, 12).double()
+    step = torch.tensor([3.0, 720.0], dtype=torch.float64)
+    with torch.no_grad():
+        conditions = {"resolution": None, "aspect_ratio": None}
+        expected = theirs(x, text, timestep=step, added_cond_kwargs=conditions).sample[:, :4]
+        actual = ours(x[:, :, None], 1 - step / 1000, text)[:, :, 0]
+    # its positions and times are rounded to float32
+    assert (actual - expected).norm() / expected.norm() < 1e-6
