@@ -141,6 +141,20 @@ class Card:
             "frames will be guesses"
         )
 
+    def doubt_prompt(self, tokens: int | None) -> str | None:
+        """Why a prompt of so many tokens may be read badly, for people; None where it will not.
+
+        Only models without a text encoder of their own or chunks of 77 are doubted: for t5xxl a
+        prompt is as long as its tokens.
+        """
+        limit = self.text["max_tokens"]
+        if tokens is None or tokens <= limit or self.text["encoder"] in ("clip_g", "nano"):
+            return None
+        return (
+            f"the prompt has {tokens} tokens, this model was trained with up to {limit}: what "
+            "comes after may be ignored or confuse it; shorten the prompt"
+        )
+
     def to_metadata(self) -> dict[str, str]:
         """The card as the file's metadata, in a fixed order."""
         values = {"config": self.config.to_dict()}

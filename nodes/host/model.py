@@ -201,9 +201,15 @@ def _fit_mask(mask: Tensor | None, text_BLD: Tensor) -> Tensor:
 
 
 def load_model(path: str, weight_dtype: str = "default", disable_dynamic: bool = False) -> Any:
-    """The patcher (MODEL) of a checkpoint file. Raises CheckpointError, ValueError."""
-    card, parts = read_checkpoint(path, as_stored=True)
-    return build_model(path, card, parts["diffusion_model"], weight_dtype, disable_dynamic)
+    """The patcher (MODEL) of a file: a STIV checkpoint, or an ancestor's weights, which are the
+    same network under other names. Raises CheckpointError, ValueError."""
+    foreign = open_foreign(path)
+    if foreign:
+        card, tensors = foreign.card, dict(foreign.diffusion_model)
+    else:
+        card, parts = read_checkpoint(path, as_stored=True)
+        tensors = parts["diffusion_model"]
+    return build_model(path, card, tensors, weight_dtype, disable_dynamic)
 
 
 def build_model(

@@ -15,14 +15,19 @@ TOKENS = "stiv_tokens"
 """Key in a conditioning without text: tokens of the prompt that it is the negative of."""
 
 
+def prompt_length(conds: dict[str, list[dict[str, Any]]]) -> int | None:
+    """Tokens of the positive prompt of a sampling run; None where there is no text."""
+    prompts = [c for c in conds.get("positive") or [] if not c.get(EMPTY)]
+    return next((c["cross_attn"].shape[1] for c in prompts if c.get("cross_attn") is not None), None)
+
+
 def fit_null_text(conds: dict[str, list[dict[str, Any]]]) -> None:
     """Tell conditionings without text the length of the positive one; in place.
 
     conds: of a sampling run, before the model prepares them. A positive without text is as long
     as the table.
     """
-    prompts = [c for c in conds.get("positive") or [] if not c.get(EMPTY)]
-    lengths = [c["cross_attn"].shape[1] for c in prompts if c.get("cross_attn") is not None]
+    length = prompt_length(conds)
     for entry in (entry for kind in conds.values() for entry in kind or []):
-        if entry.get(EMPTY) and lengths:
-            entry[TOKENS] = lengths[0]
+        if entry.get(EMPTY) and length:
+            entry[TOKENS] = length

@@ -18,7 +18,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...stiv.frames import replace_frames
-from .null_text import fit_null_text
+from .null_text import fit_null_text, prompt_length
 from .report import warn
 
 FRAMES = "stiv_frames"
@@ -131,6 +131,9 @@ def finish(
         if doubt:
             warn(f"{node}: {doubt}")
     fit_null_text(guider.conds)
+    doubt = model.card.doubt_prompt(prompt_length(guider.conds))
+    if doubt:
+        warn(doubt)
     ends_clean = float(sigmas[-1]) == 0.0  # read now: some samplers write into it
     samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
     if ends_clean:

@@ -65,5 +65,7 @@ def pixart(
         }
     state["x_embedder.proj.bias"] = draw(width)
     for name, shape in layers.items():
-        state[f"{name}.weight"], state[f"{name}.bias"] = draw(*shape), draw(shape[0])
+        # numbers of ordinary size, whatever the width
+        state[f"{name}.weight"] = 5 * draw(*shape) / shape[1] ** 0.5
+        state[f"{name}.bias"] = draw(shape[0])
     return state
