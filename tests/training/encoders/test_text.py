@@ -138,6 +138,35 @@ def test_the_pixart_type_of_t5_gives_the_same(tower: SimpleNamespace) -> None:
     assert theirs.shape[1] == len(states) and close(states, theirs[0])
 
 
+def test_t5_is_given_as_pixart_and_open_sora_were_trained(tower: SimpleNamespace) -> None:
+    """Their code pads a batch to 120 tokens, hides the padding from T5, and lets the model read
+    the real tokens alone: for prompts of up to 120 tokens STIV Text Encode gives the same."""
+    if tower.kind != "t5xxl":
+        pytest.skip("about T5")
+    import transformers
+    from ComfyUI_STIV.nodes.text import STIVTextEncode
+
+    sizes = {"vocab_size": 32128, "d_ff": 10240, "num_layers": 24, **T5_SIZE}
+    state = {name: tensor.float() for name, tensor in load_file(tower.path).items()}
+    sizes["num_layers"] = sum(name.endswith(".DenseReluDense.wo.weight") for name in state)
+    sizes["d_ff"] = state["encoder.block.0.layer.1.DenseReluDense.wo.weight"].shape[1]
+    config = transformers.T5Config(feed_forward_proj="gated-gelu", **sizes)
+    model = transformers.T5EncoderModel(config).eval()
+    model.load_state_dict(state, strict=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("t5xxl"))
+    prompts = ["a red circle moves left", "a boat at sunset, drone view", CAPTIONS[2]]
+    batch = tokenizer(
+        prompts, max_length=120, padding="max_length", truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = model(batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
+    clip = host_clip("t5xxl", load_file(tower.path), "PIXART")
+    for prompt, reference, mask in zip(prompts, states, batch.attention_mask, strict=True):
+        (((ours, extra),),) = STIVTextEncode.execute(clip, prompt).result
+        assert close(ours[0], reference[mask.bool()]), prompt
+        assert extra["attention_mask"].tolist() == [[1] * ours.shape[1]]
+
+
 def test_brackets_and_end_tokens_are_text(tower: SimpleNamespace) -> None:
     """Captions are no prompts: a bracket is a bracket, which the host reads with a backslash."""
     clip = host_clip(tower.kind, load_file(tower.path))
