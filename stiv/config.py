@@ -1,7 +1,8 @@
 """The network's shape and the paper's ablation switches, as one checked value.
 
 Sizes are the paper's (section 3 and appendix); every switch defaults to the final model, and
-turning the switches off one by one walks the ablation ladder back to PixArt-alpha.
+turning the switches off one by one walks the ablation ladder back to PixArt-alpha; the rows of the
+paper's tables are in `stiv.ablations`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
     doctor, cache latents, cache text, train, export     with --config recipe.yaml
     sample, score                                        with --checkpoint file.safetensors
+    ablations                                            the paper's tables, and how to train a row
 
 Every command can be stopped and run again. training/README.md tells the whole way.
 """
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     names = top.add_subparsers(dest="command", required=True)
     _add_recipe_commands(names)
     _add_checkpoint_commands(names)
+    _add_ablations(names)
     return top
 
 
@@ -121,3 +123,14 @@ def _add_checkpoint_commands(names) -> None:
         command.add_argument("--steps", type=int, default=20, help="solver steps")
         command.add_argument("--guidance-scale", type=float, default=scale)
         command.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+
+
+def _add_ablations(names) -> None:
+    ablations = names.add_parser(
+        "ablations", help="the paper's ablation tables, with the cost of every row"
+    )
+    ablations.set_defaults(run=commands.ablations)
+    ablations.add_argument("row", nargs="?", help="one row, as t2i/rope")
+    how = ablations.add_mutually_exclusive_group()
+    how.add_argument("--recipe", action="store_true", help="the command that trains the row")
+    how.add_argument("--markdown", action="store_true", help="the tables as docs/ablations.md")

@@ -181,3 +181,21 @@ def score(args: Namespace) -> None:
         views = multi_view_sampler(sampler)
         results |= evaluate_views(views.clips, views.codec, count=args.count)
     report(results)
+
+
+def ablations(args: Namespace) -> None:
+    """Print the paper's tables, one row of them, or how to train it."""
+    from stiv.ablations import ablation
+
+    from .ablation_tables import describe_row, markdown, overview
+    from .ablations import command
+
+    if args.row is None and args.recipe:
+        raise ValueError("--recipe is of one row: name it, as in ablations t2i/rope --recipe")
+    if args.row is not None and args.markdown:
+        raise ValueError("--markdown is of all rows: leave out the name")
+    if args.row is None:
+        print(markdown() if args.markdown else overview())
+        return
+    row = ablation(args.row)
+    print(command(row) if args.recipe else describe_row(row))
