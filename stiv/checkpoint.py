@@ -46,6 +46,7 @@ __all__ = [
     "expected_shapes",
     "read_card",
     "read_checkpoint",
+    "stored_tensors",
     "stream_checkpoint",
     "tensor_hash",
     "write_checkpoint",
@@ -119,16 +120,30 @@ def stream_checkpoint(
         CheckpointError: when the file is not a sound STIV checkpoint, or a tensor cannot be read.
     """
     card, names, header = _inspect(path)
-    parts = {}
-    for part, table in names.items():
-        infos = {name: header.tensors[stored] for name, stored in table.items()}
-        known = {
-            name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
-            for name, info in infos.items()
-        }
-        parts[part] = LazyTensors(known, partial(_read_one, path, table))
+    parts = {part: _lazy(path, header, table) for part, table in names.items()}
     plain = _checked_layers(path, parts["diffusion_model"])
     return card, parts if as_stored else {**parts, "diffusion_model": plain}
+
+
+def stored_tensors(path: Path_) -> tuple[Card, LazyTensors]:
+    """The card and every tensor by its name in the file, as it is stored, streamed.
+
+    Raises:
+        CheckpointError: when the file is not a sound STIV checkpoint, or a tensor cannot be read.
+    """
+    card, names, header = _inspect(path)
+    _checked_layers(path, _lazy(path, header, names["diffusion_model"]))
+    return card, _lazy(path, header, {name: name for name in header.tensors})
+
+
+def _lazy(path: Path_, header: Header, table: Mapping[str, str]) -> LazyTensors:
+    """Tensors by the names of `table`, which tells their names in the file."""
+    infos = {name: header.tensors[stored] for name, stored in table.items()}
+    known = {
+        name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
+        for name, info in infos.items()
+    }
+    return LazyTensors(known, partial(_read_one, path, table))
 
 
 def _checked_layers(path: Path_, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -8,9 +8,9 @@ import argparse
 import sys
 from types import ModuleType
 
-from . import exchange
+from . import card, casting, compare, exchange, soup, verify
 
-COMMANDS: tuple[ModuleType, ...] = (exchange,)
+COMMANDS: tuple[ModuleType, ...] = (exchange, casting, soup, compare, verify, card)
 """Modules with `add_commands(names)`, in the order of the help."""
 
 

@@ -13,9 +13,12 @@ _EVERY = 0.2  # seconds between two lines of progress
 _WIDTH = 24
 
 
-def add_output(parser: argparse.ArgumentParser, what: str = "checkpoint") -> None:
+def add_output(
+    parser: argparse.ArgumentParser, what: str = "checkpoint", *, required: bool = True
+) -> None:
     """The options of every command that writes a file: --out, --overwrite, --dry-run."""
-    parser.add_argument("--out", type=Path, required=True, help=f"{what} to write (.safetensors)")
+    help_ = f"{what} to write (.safetensors)"
+    parser.add_argument("--out", type=Path, required=required, help=help_)
     parser.add_argument("--overwrite", action="store_true", help="replace a file of that name")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and say what would be written"
