@@ -9,10 +9,11 @@ import platform
 
 import torch
 
-from . import analytic, forward, import_time, loader, long_video, low_memory, optimizer
+from . import analytic, convert, forward, import_time, loader, long_video, low_memory, optimizer
 
 CASES = {
     "analytic": analytic.run,
+    "convert": convert.run,
     "forward": forward.run,
     "import_time": import_time.run,
     "loader": loader.run,

@@ -26,8 +26,12 @@ from .source import Source, open_source
 from .weights import Weights
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-LICENSES = {"PixArt-alpha": "openrail++", "Open-Sora 1.0": "apache-2.0"}
-"""As the releases state it; whoever trained on from them may state another."""
+LICENSES = {
+    ("PixArt-alpha", "original"): "agpl-3.0",
+    ("PixArt-alpha", "diffusers"): "openrail++",
+    ("Open-Sora 1.0", "original"): "apache-2.0",
+}
+"""As the repositories of the released files state it; whoever trained on may state another."""
 
 _SIZE_EMBEDDERS = ("csize_embedder.", "ar_embedder.", "adaln_single.emb.resolution_embedder.")
 _KNOWN_HEADS = {1152: 16}
@@ -145,7 +149,7 @@ def _card(found: Foreign, config: STIVConfig, settings: Settings, size: int, fra
     shape = f"{frames}x{size}x{size}" if found.is_video else f"{size}"
     spec = {
         "title": settings.title or f"{found.family} {shape}",
-        "license": settings.license or LICENSES[found.family],
+        "license": settings.license or LICENSES[found.family, found.layout],
         "resolution": f"{size}x{size}",
         "description": f"Imported from {found.source.path.name}; the same function.",
     }

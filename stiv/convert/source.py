@@ -209,7 +209,7 @@ def _state(path: Path, loaded: Any, weights: Which) -> tuple[Mapping[str, Tensor
         if weights != "ema" and any(isinstance(value, Tensor) for value in loaded.values()):
             return _tensors_of(path, loaded), ""
     held = ", ".join(map(str, list(loaded)[:5])) if isinstance(loaded, dict) else type(loaded)
-    wanted = "averaged weights (state_dict_ema, ema)" if weights == "ema" else "a state_dict"
+    wanted = "averaged weights (state_dict_ema, ema)" if weights == "ema" else "table of tensors"
     raise CheckpointError(path, f"holds no {wanted}, only {held!s:.200}; name another --weights")
 
 
