@@ -127,7 +127,7 @@ def test_shards_lie_beside_their_index(tmp_path: Path) -> None:
     index = folder / "model.safetensors.index.json"
     for name in ("../secret.safetensors", str(outside), "..\\secret.safetensors", "a.pth"):
         index.write_text(json.dumps({"weight_map": {"w": name}}))
-        with pytest.raises(CheckpointError, match="expected a .safetensors file beside it"):
+        with pytest.raises(CheckpointError, match=r"expected a \.safetensors file beside it"):
             open_source(index)
     save_file({"v": torch.ones(1)}, folder / "a.safetensors")
     index.write_text(json.dumps({"weight_map": {"w": "a.safetensors"}}))
