@@ -36,7 +36,10 @@ class STIVLoadModel(io.ComfyNode):
                 io.Combo.Input(
                     "model_name",
                     options=_safetensors("diffusion_models"),
-                    tooltip="A STIV model (.safetensors) in models/diffusion_models.",
+                    tooltip=(
+                        "A STIV model (.safetensors) in models/diffusion_models; also PixArt-alpha "
+                        "and Open-Sora 1.0."
+                    ),
                 ),
                 io.Combo.Input(
                     "weight_dtype",
