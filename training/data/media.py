@@ -130,7 +130,39 @@ class Media:
         else:
             yield from self._video_frames(pts)
 
+    def stretch(self, start: int | None, end: int | None) -> Iterator[tuple[int, Shown]]:
+        """Every frame shown from pts `start` to before `end` (None = from the first, to the last)
+        with its pts, its pixels not yet converted. Raises MediaError where the file breaks.
+        """
+        if self.is_sequence:
+            frames = self._sequence_frames()
+        elif self._is_picture:
+            frames = ((pts, _Ready(image)) for pts, image in self._picture_frames())
+        else:
+            frames = self._decode(None) if start is None else self._video_from(start)
+        for moment, frame in frames:
+            if end is not None and moment >= end:
+                return
+            if start is None or moment >= start:
+                yield moment, frame
+
+    def kind(self) -> dict[str, str]:
+        """What the file is by its own account: `container` and `codec`. Raises MediaError."""
+        if self.is_sequence:
+            return {"container": "frames", "codec": self._files[0].suffix[1:].lower()}
+        if self._is_picture:
+            with self._picture(self.path) as image:
+                return {"container": image.format.lower(), "codec": image.format.lower()}
+        with self._video() as (container, video):
+            return {"container": container.format.name, "codec": video.codec_context.name}
+
     # --- pictures ---
+
+    def _sequence_frames(self) -> Iterator[tuple[int, _Ready]]:
+        for index, file in enumerate(self._files):
+            with self._picture(file) as image:
+                self.decoded += 1
+                yield index, _Ready(to_rgb(shown(image)))
 
     @contextmanager
     def _picture(self, file: Path) -> Iterator[Image.Image]:
@@ -212,19 +244,23 @@ class Media:
         return Timeline(image.height, image.width, pts, base, fps)
 
     def _video_frames(self, pts: Sequence[int]) -> Iterator[Image.Image]:
+        yield from _nearest(self._video_from(pts[0]), pts)
+
+    def _video_from(self, start: int) -> Iterator[tuple[int, _Lazy]]:
+        """(pts, frame) from the one shown at `start` or a little before it."""
         for margin in _SEEK_MARGINS:
-            frames = self._decode(pts[0], margin)
+            frames = self._decode(start, margin)
             first = next(frames, None)
-            if first is not None and first[0] <= pts[0]:
+            if first is not None and first[0] <= start:
                 break
             frames.close()
         else:
             frames = self._decode(None)
             first = next(frames, None)
-        if first is not None:
-            yield from _nearest(_chain(first, frames), pts)
-        else:
+        if first is None:
             raise MediaError("no frame in it could be decoded")
+        yield first
+        yield from frames
 
     def _decode(self, start: int | None, margin: float = 0) -> Iterator[tuple[int, Image.Image]]:
         """(pts, frame) from the key frame at or before `start` on, None = from the beginning."""
@@ -276,16 +312,34 @@ class _Lazy:
             width = frame.width
         self.width, self.height = (frame.height, width) if turned else (width, frame.height)
 
-    def convert(self) -> Image.Image:
+    def convert(self, size: tuple[int, int] | None = None) -> Image.Image:
+        """RGB, scaled to `size` (width, height) by averaging where it is given."""
         frame = self.frame
         unspecified = int(frame.colorspace) == 2
-        source = "ITU709" if unspecified and frame.height >= _HD_LINES else None
-        pixels = frame.to_ndarray(format="rgb24", src_colorspace=source)
+        options = {"src_colorspace": "ITU709"} if unspecified and frame.height >= _HD_LINES else {}
         turns = round(frame.rotation / 90) % 4
+        if size is not None:
+            width, height = size if turns % 2 == 0 else size[::-1]
+            options |= {"width": width, "height": height, "interpolation": "AREA"}
+        pixels = frame.to_ndarray(format="rgb24", **options)
         image = Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
-        if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.Resampling.LANCZOS)
-        return image
+        wanted = size or (self.width, self.height)
+        return image if image.size == wanted else image.resize(wanted, Image.Resampling.LANCZOS)
+
+
+class _Ready:
+    """A frame that comes as RGB."""
+
+    def __init__(self, image: Image.Image):
+        self.image = image
+        self.width, self.height = image.size
+
+    def convert(self, size: tuple[int, int] | None = None) -> Image.Image:
+        """RGB, scaled to `size` (width, height) by averaging where it is given."""
+        return self.image if size is None else self.image.resize(size, Image.Resampling.BOX)
+
+
+Shown = _Lazy | _Ready
 
 
 class _Stretch(io.RawIOBase):
@@ -319,11 +373,6 @@ class _Stretch(io.RawIOBase):
     def close(self) -> None:
         self.stream.close()
         super().close()
-
-
-def _chain(first, rest):
-    yield first
-    yield from rest
 
 
 def _nearest(frames: Iterator, pts: Sequence[int]) -> Iterator[Image.Image]:

@@ -1,0 +1,1 @@
+"""From raw video to captioned, scored, filtered clips: `python -m training data`."""

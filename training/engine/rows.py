@@ -1,0 +1,237 @@
+"""The row format: one line of JSON carries everything that is known of one segment, or one file.
+
+    {"schema": 1, "id": …, "source": {…}, "segment": {…}, "motion": {…}, "captions_dense": {…}, …}
+
+`source` is the file and `segment` the stretch of it; every other key is the *section* of one step
+of the engine, named like the step. A section holds the step's values and `made_by`, which is the
+step's version, settings and model. So a step is done again exactly when `made_by` changed, sections
+are added without touching others, and rows of two runs are merged section by section. A section may
+hold `error` instead of values: the step failed for this row, and why.
+
+Rows are plain dicts that JSON can hold. They come from strangers as much as the videos do: lines
+are bounded in length and a bad one is an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ..data.tables import LARGEST_CAPTION, read_rows
+from ..files import atomic
+
+SCHEMA = 1
+LARGEST_ROW = LARGEST_CAPTION  # bytes of one line
+_SECTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_ID = re.compile(r"[0-9a-zA-Z_.-]{1,200}")
+_FIRST = ("schema", "id", "source", "segment")  # keys that are no sections, in their order
+
+Row = dict[str, Any]
+Section = dict[str, Any]
+
+
+class SourceInfo(TypedDict, total=False):
+    """The file of a row, as `scan` found it."""
+
+    path: str  # relative to the media folder, with forward slashes
+    member: dict[str, Any]  # of a tar: name, offset, size
+    size: int  # bytes
+    hash: str  # SHA-256 of the content
+    height: int  # pixels as displayed
+    width: int
+    fps: float  # mean rate; 0 = a still
+    seconds: float
+    frames: int
+    base: list[int]  # numerator and denominator of one tick of the time stamps, in seconds
+    first: int  # time stamp of the first frame, ticks
+    codec: str
+    container: str
+    captions: list[str]  # that the data set had
+
+
+class SegmentInfo(TypedDict, total=False):
+    """The stretch of a file that a row is about."""
+
+    start: int  # time stamp of its first frame, ticks of the source's base
+    end: int  # time stamp after its last frame
+    start_s: float  # the same in seconds from the file's first frame
+    end_s: float
+    frames: int
+
+
+def segment_id(content: str, start: int, end: int) -> str:
+    """The name of a segment: the same wherever the file lies and whatever its name.
+
+    content: SHA-256 of the file. start, end: ticks.
+    """
+    return f"{content[:24]}-{start}-{end}"
+
+
+def seconds(row: Row) -> float:
+    """Length of the row's segment, or of its file where it has none."""
+    segment = row.get("segment")
+    if segment:
+        return segment["end_s"] - segment["start_s"]
+    return row["source"].get("seconds", 0.0)
+
+
+def sections(row: Row) -> dict[str, Section]:
+    """The row's sections by the names of their steps."""
+    return {name: value for name, value in row.items() if name not in _FIRST}
+
+
+def value(row: Row, path: str) -> Any:
+    """What a dotted path leads to, as "motion.score"; None where there is nothing."""
+    found: Any = row
+    for key in path.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(key)
+    return found
+
+
+def check_row(row: Any) -> Row:
+    """The row itself. Raises ValueError saying what is wrong with it."""
+    if not isinstance(row, dict):
+        raise ValueError(f"is a {type(row).__name__}: expected a JSON object")
+    schema = row.get("schema")
+    if schema != SCHEMA:
+        newer = isinstance(schema, int) and schema > SCHEMA
+        remedy = "it is of a newer version: update this pack" if newer else "scan the files again"
+        raise ValueError(f"schema is {schema!r}, expected {SCHEMA}: {remedy}")
+    if not isinstance(row.get("id"), str) or not _ID.fullmatch(row["id"]):
+        raise ValueError(f"id is {str(row.get('id'))[:80]!r}: expected letters, digits, _ . -")
+    if not isinstance(row.get("source"), dict) or not isinstance(row["source"].get("path"), str):
+        raise ValueError("source.path is missing: expected the path of a file")
+    for name, section in row.items():
+        if name in _FIRST[:2]:
+            continue
+        if not _SECTION.fullmatch(name) or not isinstance(section, dict):
+            raise ValueError(f"{name[:80]!r} is {str(section)[:80]!r}: expected a section")
+    return row
+
+
+def to_line(row: Row) -> str:
+    """The row as a line of a file, its sections in alphabetical order so that equal rows are equal
+    lines. Raises ValueError for what JSON cannot hold (NaN) or what is too long."""
+    names = [*(name for name in _FIRST if name in row), *sorted(sections(row))]
+    ordered = {name: row[name] for name in names}
+    line = json.dumps(ordered, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
+    line = line.encode("utf-8", "backslashreplace").decode()  # halves of surrogate pairs
+    if len(line.encode()) >= LARGEST_ROW:
+        raise ValueError(f"row {row.get('id')} is longer than {LARGEST_ROW} bytes")
+    return line + "\n"
+
+
+# --- files of rows -------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Iterator[Row]:
+    """Every row of a file, one at a time. Raises ValueError naming the first bad line, OSError."""
+
+    def reject(where: str, reason: str) -> None:
+        raise ValueError(f"{path.parent / where}: {reason}")
+
+    seen: set[str] = set()
+    for where, row in read_rows(path, "jsonl", reject):
+        try:
+            check_row(row)
+            if row["id"] in seen:
+                raise ValueError(f"id {row['id']} is there a second time")
+        except ValueError as error:
+            reject(where, str(error))
+        seen.add(row["id"])
+        yield row
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Writes a file of rows, whole or not at all. Raises ValueError as `to_line` does, OSError."""
+    with atomic(path) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(map(to_line, rows))
+
+
+class Log:
+    """A file of JSON lines that only grows, and that a killed process leaves usable.
+
+    A line that was not written to its end is cut off when the log is opened again. A context
+    manager.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.entries = list(_whole_lines(path))  # what earlier runs wrote
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line; it is with the operating system when this returns."""
+        line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
+        self._file.write(line.encode("utf-8", "backslashreplace"))
+
+
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a log; what follows the last line that is whole is cut off the file."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        end = 0
+        while line := file.readline(LARGEST_ROW + 1):
+            try:
+                if not line.endswith(b"\n"):
+                    raise ValueError("not whole")
+                entry = json.loads(line)
+            except ValueError:
+                break
+            yield entry
+            end += len(line)
+        file.seek(0, os.SEEK_END)
+        if file.tell() > end:
+            file.truncate(end)
+
+
+# --- merging -------------------------------------------------------------------------------------
+
+
+def merge(first: Row, second: Row) -> Row:
+    """One row of two with the same id: the sections of both.
+
+    Where both have a section, the one of the newer step version stays; of equal versions one with
+    values before one with an error, then that of `first`. `source` and `segment` are `first`'s.
+    Raises ValueError where the ids differ.
+    """
+    if first["id"] != second["id"]:
+        raise ValueError(f"rows of two segments, {first['id']} and {second['id']}")
+    merged = {**second, **first}
+    for name, section in sections(second).items():
+        if name in first and _rank(section) > _rank(first[name]):
+            merged[name] = section
+    return merged
+
+
+def _rank(section: Section) -> tuple[int, bool]:
+    version = value(section, "made_by.version")
+    return version if isinstance(version, int) else 0, "error" not in section
+
+
+def merge_files(paths: Iterable[Path], out: Path) -> int:
+    """Merges files of rows into one, which may be one of them; returns the number of rows.
+
+    Rows keep the order in which their ids first occur. The rows are held in memory: merge shard
+    by shard what is larger. Raises ValueError naming a bad line, OSError.
+    """
+    merged: dict[str, Row] = {}
+    for path in paths:
+        for row in read(path):
+            known = merged.get(row["id"])
+            merged[row["id"]] = row if known is None else merge(known, row)
+    write(out, merged.values())
+    return len(merged)
