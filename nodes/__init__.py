@@ -18,6 +18,7 @@ from .inside import (
 from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
 from .long_video import STIVLongVideo
 from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
+from .save import STIVSaveCheckpoint
 from .text import STIVTextEncode
 from .together import STIVMakeTogether
 from .views import STIVMultiView
@@ -56,6 +57,7 @@ class STIVExtension(ComfyExtension):
             STIVSegment,
             STIVJoinSegments,
             STIVModelInfo,
+            STIVSaveCheckpoint,
             *_INSIDE,
         ]
 

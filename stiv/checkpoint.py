@@ -171,6 +171,7 @@ def write_checkpoint(
     text_encoder: Mapping[str, Tensor] | None = None,
     vae: Mapping[str, Tensor] | None = None,
     progress: Progress | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> Card:
     """Writes a checkpoint atomically: on any failure the file that was there stays.
 
@@ -183,6 +184,7 @@ def write_checkpoint(
         text_encoder: tensors of the small text encoder, whose config and vocab the card holds.
         vae: tensors of a VAE.
         progress: told of the bytes hashed, then of those written.
+        extra: texts of others for the metadata, such as the workflow that made it.
 
     Any of the tensors may be `LazyTensors`: they are made twice, once for the hash and once for
     the file, and never all at once.
@@ -192,9 +194,11 @@ def write_checkpoint(
 
     Raises:
         CheckpointError: when the tensors do not fit the card.
-        ValueError: when the card holds a value that JSON has not.
+        ValueError: when the card holds a value that JSON has not, or `extra` a key of the card's.
         OSError: when the file cannot be written.
     """
+    if odd := [key for key in extra or {} if key.startswith(("stiv.", "modelspec."))]:
+        raise ValueError(f"metadata {odd[0]} belongs to the card")
     given = dict(zip(PARTS, (diffusion_model, text_encoder or {}, vae or {}), strict=True))
     for part, table in given.items():
         known = described(table)
@@ -204,7 +208,7 @@ def write_checkpoint(
     tensors = _joined(given, bare=not text_encoder and not vae)
     metadata = replace(card, tensor_hash=tensor_hash(tensors, progress)).to_metadata()
     card = Card.from_metadata(metadata)  # before writing: what cannot be read back is not written
-    write_tensors(Path(os.path.realpath(path)), metadata, tensors, progress)
+    write_tensors(Path(os.path.realpath(path)), {**(extra or {}), **metadata}, tensors, progress)
     return card
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -63,17 +63,16 @@ def cast(weights: Weights, to: str, clamped: list[str] | None = None) -> Weights
     exact. Raises ValueError, when it is written, for values that float8 cannot hold.
     """
     dtype = DTYPES.get(to, torch.bfloat16)
-    model = weights.diffusion_model
     settings = {"to": to, **({"clamped": clamped} if clamped else {})}
-    cut = set(clamped or ())
+
+    def part(name: str) -> Tensors:
+        cut = {full.removeprefix(f"{name}.") for full in clamped or () if full.startswith(name)}
+        return cast_tensors(getattr(weights, name), dtype, cut)
+
+    quantised = to == FLOAT8
+    model = quantise_layers(weights.diffusion_model) if quantised else part("diffusion_model")
     return weights.derived(
-        "dtype",
-        settings,
-        [weights],
-        diffusion_model=quantise_layers(model)
-        if to == FLOAT8
-        else _cast(model, dtype, "diffusion_model", cut),
-        text_encoder=_cast(weights.text_encoder, dtype, "text_encoder", cut),
+        "dtype", settings, [weights], diffusion_model=model, text_encoder=part("text_encoder")
     )
 
 
@@ -103,7 +102,13 @@ def too_large_for(
     return found
 
 
-def _cast(tensors: Tensors, dtype: torch.dtype, part: str, cut: set[str]) -> Mapping[str, Tensor]:
+def cast_tensors(
+    tensors: Tensors, dtype: torch.dtype, clamped: Collection[str] = ()
+) -> LazyTensors:
+    """Tensors of floating point in another dtype, the others as they are.
+
+    clamped: names of those whose values are cut to the range of the dtype.
+    """
     known = {
         name: torch.empty(
             tensor.shape,
@@ -115,7 +120,7 @@ def _cast(tensors: Tensors, dtype: torch.dtype, part: str, cut: set[str]) -> Map
 
     def make(name: str) -> Tensor:
         tensor = tensors[name]
-        if f"{part}.{name}" in cut:  # in float32: a shorter float may not hold the limit itself
+        if name in clamped:  # in float32: a shorter float may not hold the limit itself
             limit = torch.finfo(dtype).max
             tensor = tensor.float().clamp(-limit, limit)
         return tensor.to(known[name].dtype)

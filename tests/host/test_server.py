@@ -25,6 +25,7 @@ NODES = (
     "STIVGuidance",
     "STIVGuider",
     "STIVModelInfo",
+    "STIVSaveCheckpoint",
     "STIVLongVideoPlan",
     "STIVPredictionPlan",
     "STIVInterpolationPlan",
