@@ -6,7 +6,6 @@ A file holds for every adapted layer `diffusion_model.<path>.lora_A.weight` (ran
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,21 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stiv.header import CheckpointError, parse_json, read_header
+from stiv.convert.lora.forms import lora_metadata, noted_metadata
+from stiv.convert.lora.keys import PREFIX, matching
+from stiv.header import CheckpointError, read_header
 
 from .dropout import SeededDropout
 from .files import atomic
 from .layers import Linear
-from .low_precision import LowPrecisionLinear, in_blocks
+from .low_precision import LowPrecisionLinear
 
 TARGETS = ("qkv", "proj", "q", "kv", "fc1", "fc2")
 """Every linear layer of a block: self-attention, cross-attention, FFN."""
 
-MODELSPEC = ("title", "license", "date", "author", "description", "trigger_phrase", "tags")
-"""Metadata that goes under the public modelspec names."""
-
-PREFIX = "diffusion_model."
-FORMAT = "1"
 _ADAPTER = "default"
 _PARTS = ("lora_A.weight", "lora_B.weight", "alpha")
 
@@ -80,17 +76,7 @@ def matching_layers(model: nn.Module, targets: Sequence[str]) -> list[str]:
     Raises ValueError for a target that matches nothing.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-
-    def matches(name: str, target: str) -> bool:
-        return name == target or (in_blocks(name) and name.endswith(f".{target}"))
-
-    for target in targets:
-        if not any(matches(name, target) for name in linear):
-            raise ValueError(
-                f"LoRA target {target!r} is no linear layer of this model: "
-                f"expected some of {', '.join(TARGETS)} or a full layer name"
-            )
-    found = [name for name in linear if any(matches(name, target) for target in targets)]
+    found = matching(linear, targets)
     if not found:
         raise ValueError("LoRA has no targets: name at least one layer")
     return found
@@ -115,9 +101,8 @@ def save_lora(
     """Write the adapter, atomically, as a file that LoraLoaderModelOnly loads.
 
     `metadata` needs `base` (tensor hash of the checkpoint that it was trained on) and `steps`.
-    Its keys of `MODELSPEC` are stored under their public names; whatever else it holds (recipe,
-    data set) goes with rank and alpha into `stiv.lora` as JSON. `dtype` float32 continues a run
-    exactly; bfloat16 or float16 halves a file that is only to be used.
+    Rank, alpha and whatever else it holds are stored as `lora_metadata` says. `dtype` float32
+    continues a run exactly; bfloat16 or float16 halves a file that is only to be used.
     Raises ValueError for missing metadata or values that JSON has not, OSError when it cannot
     be written.
     """
@@ -125,20 +110,10 @@ def save_lora(
         raise ValueError(f"{path}: LoRA metadata lacks {' and '.join(missing)}: give both")
     layers = _adapted(model)
     rank, alpha = _rank_and_alpha(next(iter(layers.values())))
-    values = {key: value for key, value in metadata.items() if key not in MODELSPEC}
-    values = {"format": FORMAT, "rank": rank, "alpha": alpha, **values}
-    spec = {
-        "sai_model_spec": "1.0.1",
-        "architecture": "stiv/lora",
-        "implementation": "https://arxiv.org/abs/2412.07730",
-        "title": Path(path).stem,
-        **{key: metadata[key] for key in MODELSPEC if key in metadata},
-    }
     try:
-        text = json.dumps(values, ensure_ascii=False, allow_nan=False, default=str)
+        stored = lora_metadata(Path(path).stem, {"rank": rank, "alpha": alpha, **metadata})
     except ValueError as error:
         raise ValueError(f"{path}: LoRA metadata is not JSON ({error})") from error
-    stored = {"stiv.lora": text} | {f"modelspec.{key}": str(v) for key, v in spec.items()}
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in lora_tensors(model).items()}
     with atomic(Path(path)) as part:
         save_file(tensors, part, metadata=stored)
@@ -152,7 +127,10 @@ def load_lora(path: Path, model: nn.Module, base: str | None = None) -> dict[str
     CheckpointError, naming the file, for one that is damaged or does not fit the model.
     """
     header = read_header(path)
-    metadata = _metadata(path, header.metadata)
+    try:
+        metadata = noted_metadata(header.metadata)
+    except ValueError as error:
+        raise CheckpointError(path, f"{error}") from error
     if base is not None and metadata.get("base") != base:
         raise CheckpointError(
             path,
@@ -263,16 +241,6 @@ def _whole(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     gather = getattr(tensor, "full_tensor", None)  # of a sharded parameter
     return (tensor if gather is None else gather()).float().cpu().clone()
-
-
-def _metadata(path: Path, stored: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        values = parse_json(stored.get("stiv.lora", "{}"))
-    except ValueError as error:
-        raise CheckpointError(path, f"has unreadable LoRA metadata: {error}") from error
-    if not isinstance(values, dict) or values.get("format", FORMAT) != FORMAT:
-        raise CheckpointError(path, f"its LoRA format is unknown: expected {FORMAT!r}")
-    return values
 
 
 def _check_shapes(

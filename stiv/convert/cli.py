@@ -9,8 +9,9 @@ import sys
 from types import ModuleType
 
 from . import card, casting, compare, exchange, soup, verify
+from .lora import commands as lora
 
-COMMANDS: tuple[ModuleType, ...] = (exchange, casting, soup, compare, verify, card)
+COMMANDS: tuple[ModuleType, ...] = (exchange, lora, casting, soup, compare, verify, card)
 """Modules with `add_commands(names)`, in the order of the help."""
 
 

@@ -29,7 +29,8 @@ Which = Literal["auto", "ema", "raw"]
 """Averaged weights, those of the last step, or averaged ones where the file has them."""
 
 _STATES = {"ema": ("state_dict_ema", "ema"), "raw": ("state_dict", "model")}
-_PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
+"""Ends of the names of files that are read as pickles; all others are safetensors."""
 _WEIGHT_FILES = ("diffusion_pytorch_model", "model")
 _REMAP_BYTES = 256 * 2**20  # read of a pickle before it is mapped anew
 _MAX_CONFIG_BYTES = 2**20
@@ -67,7 +68,7 @@ def open_source(path: str | os.PathLike[str], weights: Which = "auto") -> Source
         raise CheckpointError(path, "there is no such file; check the name")
     if path.name.endswith(".index.json"):
         return Source(path, _shards(path), path.parent)
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix.lower() in PICKLES:
         return _pickle(path, weights)
     return Source(path, _safetensors(path), path.parent)
 
