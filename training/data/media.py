@@ -79,6 +79,11 @@ class Media:
         """Whether each frame is a file of its own."""
         return self._is_folder or len(self._files) > 1
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether a frame in the middle costs less than all frames before it."""
+        return self.is_sequence or not self._is_picture
+
     def content(self) -> str:
         """SHA-256 of the file's bytes; of several files, over the digest of each in order."""
         digests = [self._digest(file) for file in self._files]

@@ -1,21 +1,24 @@
-"""One decoding process: `python -m training.data.worker`, driven by `training.data.workers`.
+"""One worker process: `python -m training.data.worker`, driven by `training.data.workers`.
 
-It answers requests on standard input until that closes. A message is a length (8 bytes, little
+It answers requests on standard input until that closes, by the function that its command line names
+(module:function). A message is a length (8 bytes, little
 end first) and so many bytes of JSON, whose `bytes` says how many bytes of pixels follow.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 LARGEST_HEADER = 2**28  # bytes
 LARGEST_BODY = 2**34
-_MEMORY = 2**33  # bytes of address space: a file that wants more is refused, not the machine
+MEMORY = 2**33  # bytes of address space: a file that wants more is refused, not the machine
 
 
 def send(stream: BinaryIO, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
@@ -61,33 +64,42 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     except Drop as drop:
         return {"drop": [drop.reason, drop.detail]}, b""
     except MemoryError:
-        return {"error": f"needs more than {_MEMORY} bytes of memory"}, b""
+        return {"error": f"needs more than {MEMORY} bytes of memory"}, b""
     except Exception as error:
         text = str(error) if type(error).__module__.startswith("training.") else repr(error)
         return {"error": text[:500]}, b""
 
 
-def _limit_memory() -> None:
+def _limit_memory(size: int) -> None:
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if size:
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
     except (ImportError, ValueError, OSError):
         pass  # not on this platform
 
 
+def _function(name: str) -> Callable[[dict[str, Any]], tuple[dict[str, Any], Any]]:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def main() -> None:
+    """Arguments: module:function that answers, bytes of address space (0 = any)."""
     # What libraries print must not get between the messages.
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    _limit_memory()
+    name, memory = sys.argv[1:]
+    _limit_memory(int(memory))
     # A signal to the whole group is for the parent: it decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     import av
 
     av.logging.set_level(av.logging.PANIC)
+    respond = _function(name)
     send(answers, {"ready": True})
     while True:
         try:
@@ -96,7 +108,7 @@ def main() -> None:
             return
         # Should the parent be gone, this process does not hang on a file for ever.
         faulthandler.dump_traceback_later(2 * request["limit"] + 5, exit=True)
-        header, body = answer(request)
+        header, body = respond(request)
         faulthandler.cancel_dump_traceback_later()
         send(answers, header, body)
 

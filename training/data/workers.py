@@ -1,4 +1,4 @@
-"""A pool of decoding processes that survives whatever a media file does to them.
+"""A pool of worker processes that survives whatever a media file does to them.
 
 A decoder may crash on a broken file or never return. So every job runs in a process of its own
 (`training.data.worker`) with a time limit; a process that dies or overruns is replaced, its job
@@ -22,28 +22,39 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .worker import receive, send
+from .worker import MEMORY, receive, send
 
 ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 120  # a process may take so long to come up on a busy machine
 _STARTS = 3  # attempts, since the machine may have been out of memory
 _STOP_SECONDS = 10
 _PIPE_BYTES = 2**20
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # processes do the parallel work, not libraries' threads
 
 T = TypeVar("T")
 Answer = tuple[dict[str, Any], bytes]
 
 
 class Workers:
-    """`count` decoding processes; `limit` is the seconds that one job may take.
+    """`count` worker processes; `limit` is the seconds that one job may take.
 
-    A context manager. The processes start with the first jobs.
+    answer: module:function that does the jobs in them; it gets a request and gives an answer.
+    memory: bytes of address space of each process; None = any (libraries for GPUs reserve more than
+    they use). A context manager. The processes start with the first jobs.
     """
 
-    def __init__(self, count: int, limit: float = 120.0):
+    def __init__(
+        self,
+        count: int,
+        limit: float = 120.0,
+        *,
+        answer: str = "training.data.worker:answer",
+        memory: int | None = MEMORY,
+    ):
         if count < 1 or limit <= 0:
             raise ValueError(f"{count} workers, {limit} s: expected at least 1, and some time")
         self.limit = limit
+        self._arguments = (answer, str(memory or 0))
         self.replaced = 0  # processes that died or were killed
         self._closed = False
         self._idle: queue.LifoQueue[_Process | None] = queue.LifoQueue()
@@ -51,7 +62,7 @@ class Workers:
             self._idle.put(None)
         self._running: set[_Process] = set()
         self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
 
     def __enter__(self) -> Workers:
         return self
@@ -60,9 +71,10 @@ class Workers:
         self.close()
 
     def submit(self, request: dict[str, Any]) -> Future[Answer]:
-        """Queues a job for `training.data.worker.answer`. Its result has an `error` where the
-        process crashed or overran; it raises RuntimeError where no process can be started."""
-        return self._threads.submit(self._run, {**request, "limit": self.limit})
+        """Queues a job; its `limit` is the pool's, unless the request has one. The result has an
+        `error`, and `lost`, where the process crashed or overran; it raises RuntimeError where no
+        process can be started."""
+        return self._threads.submit(self._run, {"limit": self.limit, **request})
 
     def ordered(
         self, items: Iterable[T], request: Callable[[T], dict[str, Any]], ahead: int
@@ -97,11 +109,11 @@ class Workers:
         process = self._idle.get()
         try:
             process = process or self._start()
-            reply, reason = process.ask(request, self.limit)
+            reply, reason = process.ask(request, request["limit"])
             if reply is None:
                 self._discard(process)
                 process = None
-                return {"error": reason}, b""
+                return {"error": reason, "lost": True}, b""
             return reply
         finally:
             self._idle.put(process)
@@ -111,7 +123,7 @@ class Workers:
             with self._lock:
                 if self._closed:
                     break
-                process = _Process()
+                process = _Process(self._arguments)
                 self._running.add(process)
             reply, reason = process.wait(_START_SECONDS)
             if reply is not None:
@@ -119,8 +131,8 @@ class Workers:
             reason += f": {process.last_words()}"
             self._discard(process)
         if self._closed:
-            raise RuntimeError("the decoding processes are closed")
-        raise RuntimeError(f"decoding processes do not start ({reason})")
+            raise RuntimeError("the worker processes are closed")
+        raise RuntimeError(f"worker processes do not start ({reason})")
 
     def _discard(self, process: _Process) -> None:
         process.stop()
@@ -132,15 +144,15 @@ class Workers:
 class _Process:
     """One process and its two pipes."""
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: tuple[str, ...]) -> None:
         paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "training.data.worker"],
+            [sys.executable, "-m", "training.data.worker", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
         self.pid = self._process.pid
         with contextlib.suppress(ImportError, AttributeError, OSError):  # Linux only
@@ -171,7 +183,7 @@ class _Process:
             return receive(self._process.stdout), ""
         except (EOFError, OSError, ValueError):
             if overrun.is_set():
-                return None, f"decoding took more than {limit:g} s (time_limit) and was stopped"
+                return None, f"it took more than {limit:g} s (time_limit) and was stopped"
             return None, self._cause()
         finally:
             timer.cancel()
@@ -180,12 +192,12 @@ class _Process:
         try:
             code = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            return "the decoder stopped answering"
+            return "its process stopped answering"
         try:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"exit code {code}"
-        return f"the decoder crashed ({name})"
+        return f"its process crashed ({name})"
 
     def last_words(self) -> str:
         self._errors.seek(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,23 @@ import numpy as np
 from ..data.formats import Member
 from ..data.media import Media, Shown, Timeline
 from ..data.pictures import MediaError
-from .rows import Row
+from .rows import Row, source_of
+
+
+@dataclass
+class Clock:
+    """Where the time of one row went, in seconds, and how many frames it was."""
+
+    decoding: float = 0.0  # waiting for the decoder
+    converting: float = 0.0  # from the decoder's pixels to RGB of the size asked for
+    frames: int = 0
 
 
 class Frame:
     """One frame of a segment as it passes."""
 
-    def __init__(self, image: Shown, index: int, pts: int, seconds: float):
-        self._image = image
+    def __init__(self, image: Shown, index: int, pts: int, seconds: float, clock: Clock):
+        self._image, self._clock = image, clock
         self.index = index  # in the segment
         self.pts = pts  # ticks of the source's base
         self.seconds = seconds  # from the segment's first frame
@@ -37,7 +47,9 @@ class Frame:
         if side not in self._sizes:
             scale = 1.0 if side is None else side / shorter
             size = round(self.width * scale), round(self.height * scale)
+            began = time.perf_counter()
             pixels = np.array(self._image.convert(None if side is None else size))
+            self._clock.converting += time.perf_counter() - began
             pixels.flags.writeable = False
             self._sizes[side] = pixels
         return self._sizes[side]
@@ -46,24 +58,23 @@ class Frame:
 class Reader:
     """The frames of a row's segment, or of the whole file where the row has no segment.
 
-    root: the media folder. `decoding` counts the seconds spent waiting for the decoder, and
-    `decoded` the frames.
+    root: the media folder.
     """
 
     def __init__(self, row: Row, root: Path):
-        self.row, self.root = row, Path(root)
-        self.decoding, self.decoded = 0.0, 0
+        self.row, self.root, self.source = row, Path(root), source_of(row)
+        self.clock = Clock()
 
     @property
     def path(self) -> Path:
         """The file (of a row from a tar, the tar)."""
-        return self.root / self.row["source"]["path"]
+        return self.root / self.source["path"]
 
     @cached_property
     def media(self) -> Media:
         """The file, to be probed or decoded in another way. Raises MediaError."""
-        member = self.row["source"].get("member")
-        fps = self.row["source"].get("fps") or 24.0  # of a folder of frames
+        member = self.source.get("member")
+        fps = self.source.get("fps") or 24.0  # of a folder of frames
         return Media(self.path, Member(**member) if member else None, fps=fps)
 
     def timeline(self) -> Timeline:
@@ -72,7 +83,7 @@ class Reader:
 
     def stream(self) -> Iterator[Frame]:
         """Every frame of the segment in order. Raises MediaError where it cannot be decoded."""
-        segment, source = self.row.get("segment"), self.row["source"]
+        segment, source = self.row.get("segment"), self.source
         start, end = (segment["start"], segment["end"]) if segment else (None, None)
         base = float(Fraction(*source["base"])) if "base" in source else None
         images = self.media.stretch(start, end)
@@ -80,14 +91,14 @@ class Reader:
         while True:
             began = time.perf_counter()
             pts, image = next(images, (None, None))
-            self.decoding += time.perf_counter() - began
+            self.clock.decoding += time.perf_counter() - began
             if image is None:
                 break
             first = pts if first is None else first
             since = float(pts - first) * base if base else float(index)
-            yield Frame(image, index, pts, since)
+            yield Frame(image, index, pts, since, self.clock)
             index += 1
-        self.decoded += index
+            self.clock.frames += 1
         if not index:
             raise MediaError("no frame of the segment could be decoded")
 
@@ -107,7 +118,7 @@ class Uniform:
     def __init__(self, count: int, row: Row):
         if count < 1:
             raise ValueError(f"{count} frames: expected at least 1")
-        frames = (row.get("segment") or row["source"])["frames"]
+        frames = (row.get("segment") or source_of(row))["frames"]
         middles = (np.arange(min(count, frames)) + 0.5) / min(count, frames)
         self._wanted = set((middles * frames).astype(int).tolist())
 

@@ -15,7 +15,6 @@ are bounded in length and a bad one is an error that names file and line.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,22 +34,25 @@ Section = dict[str, Any]
 
 
 class SourceInfo(TypedDict, total=False):
-    """The file of a row, as `scan` found it."""
+    """The file of a row. A row of a file has the first five here, the others in `probe`."""
 
     path: str  # relative to the media folder, with forward slashes
-    member: dict[str, Any]  # of a tar: name, offset, size
+    member: dict[str, Any]  # in a tar: name, offset, size
     size: int  # bytes
+    modified: int  # time stamp in nanoseconds; only in rows of files
+    captions: list[str]  # that the data set had
     hash: str  # SHA-256 of the content
     height: int  # pixels as displayed
     width: int
+    orientation: str  # landscape, portrait, square
     fps: float  # mean rate; 0 = a still
     seconds: float
     frames: int
     base: list[int]  # numerator and denominator of one tick of the time stamps, in seconds
     first: int  # time stamp of the first frame, ticks
-    codec: str
     container: str
-    captions: list[str]  # that the data set had
+    codec: str
+    duplicate_of: str | None  # path of the file that shows the same; only in rows of segments
 
 
 class SegmentInfo(TypedDict, total=False):
@@ -71,12 +73,24 @@ def segment_id(content: str, start: int, end: int) -> str:
     return f"{content[:24]}-{start}-{end}"
 
 
+def source_of(row: Row) -> SourceInfo:
+    """All that is known of the row's file."""
+    probe = {k: v for k, v in row.get("probe", {}).items() if k not in ("made_by", "error")}
+    return {**row["source"], **probe}
+
+
+def file_name(row: Row) -> str:
+    """The file for people: its path, in a tar followed by the member's name."""
+    path, member = row["source"]["path"], row["source"].get("member")
+    return f"{path}/{member['name']}" if member else path
+
+
 def seconds(row: Row) -> float:
     """Length of the row's segment, or of its file where it has none."""
     segment = row.get("segment")
     if segment:
         return segment["end_s"] - segment["start_s"]
-    return row["source"].get("seconds", 0.0)
+    return source_of(row).get("seconds", 0.0)
 
 
 def sections(row: Row) -> dict[str, Section]:
@@ -163,7 +177,7 @@ class Log:
 
     def __init__(self, path: Path):
         self.path = path
-        self.entries = list(_whole_lines(path))  # what earlier runs wrote
+        _cut_to_whole_lines(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115  closed by __exit__
 
     def __enter__(self) -> Log:
@@ -172,30 +186,35 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """What is in it so far."""
+        with open(self.path, "rb") as file:
+            yield from map(json.loads, file)
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Adds a line; it is with the operating system when this returns."""
         line = json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
         self._file.write(line.encode("utf-8", "backslashreplace"))
 
+    def delete(self) -> None:
+        self._file.close()
+        self.path.unlink()
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The entries of a log; what follows the last line that is whole is cut off the file."""
+
+def _cut_to_whole_lines(path: Path) -> None:
     if not path.exists():
         return
     with open(path, "r+b") as file:
         end = 0
-        while line := file.readline(LARGEST_ROW + 1):
+        for line in file:
             try:
-                if not line.endswith(b"\n"):
-                    raise ValueError("not whole")
-                entry = json.loads(line)
+                json.loads(line)
             except ValueError:
                 break
-            yield entry
+            if not line.endswith(b"\n"):
+                break
             end += len(line)
-        file.seek(0, os.SEEK_END)
-        if file.tell() > end:
-            file.truncate(end)
+        file.truncate(end)
 
 
 # --- merging -------------------------------------------------------------------------------------

@@ -24,23 +24,34 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from ..data.worker import MEMORY
 from .rows import Row, Section
 
 if TYPE_CHECKING:
     from .reader import Frame, Reader
+    from .work import Shard
 
 Kind = Literal["files", "segments"]
 
 #: name of a step -> where its class is
-STEPS: dict[str, str] = {}
+STEPS: dict[str, str] = {
+    "probe": "training.engine.scan:Probe",
+    "fingerprint": "training.engine.scan:Fingerprint",
+    "segments": "training.engine.segment:Segment",
+}
 
 
 class NotReady(ValueError):
     """A package, model or file that a step needs is missing; the text says how to get it."""
+
+
+class Unavailable(RuntimeError):
+    """Something that a step needs, as a server, is gone for now, and no row is to blame: the run
+    ends with the text, keeps what it has, and goes on when it is started again."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +64,11 @@ class Step:
     packages: ClassVar[Mapping[str, str]] = {}  # module it imports -> what pip calls it
     after: ClassVar[Sequence[str]] = ()  # sections that a row must have, without error, before it
     unstamped: ClassVar[Sequence[str]] = ()  # settings that change no result, as an address
+    memory: ClassVar[int | None] = MEMORY  # bytes of a process's address space; None = any (GPUs)
 
     def run(self, row: Row, reader: Reader) -> Section:
-        """The section for a row, without `made_by`. Raises ValueError where the row gives none.
+        """The section for a row, without `made_by`. Raises ValueError where the row gives none,
+        Unavailable where not the row is to blame.
 
         Called in a worker process, which it may crash or hang. The same object sees many rows, so
         models are loaded once (`functools.cached_property`).
@@ -74,6 +87,9 @@ class Step:
         """What decides the values: version and settings. `made_by` of the sections."""
         settings = {k: v for k, v in self.settings().items() if k not in self.unstamped}
         return {"version": self.version, **settings}
+
+    def finish(self, shard: Shard) -> None:
+        """Called when all rows of a shard have been visited, in the main process."""
 
     def seconds(self, row: Row, limit: float) -> float:
         """How long the step may take for a row; `limit` is what the user set for one."""
@@ -119,29 +135,11 @@ class FrameStep(Step):
         raise NotImplementedError
 
     def run(self, row: Row, reader: Reader) -> Section:
-        _, section = next(measure([self], row, reader))
-        if isinstance(section, ValueError):
-            raise section
-        return section
-
-
-def measure(
-    steps: Sequence[FrameStep], row: Row, reader: Reader
-) -> Iterator[tuple[FrameStep, Section | ValueError]]:
-    """Each step with its section, or with why it gives none; the segment is decoded once."""
-    measures: dict[FrameStep, Measure | ValueError] = {step: step.start(row) for step in steps}
-    for frame in reader.stream():
-        for step, one in measures.items():
-            try:
-                if not isinstance(one, ValueError) and one.wants(frame):
-                    one.add(frame)
-            except ValueError as error:
-                measures[step] = error
-    for step, one in measures.items():
-        try:
-            yield step, one if isinstance(one, ValueError) else one.result()
-        except ValueError as error:
-            yield step, error
+        one = self.start(row)
+        for frame in reader.stream():
+            if one.wants(frame):
+                one.add(frame)
+        return one.result()
 
 
 def step_class(name: str) -> type[Step]:

@@ -53,7 +53,7 @@ def test_a_process_that_crashes_is_replaced(
         victim, after = pool.submit(plan(hanging)), pool.submit(plan(good))
         (pid,) = pool.pids()
         os.kill(pid, sent)
-        assert victim.result()[0]["error"] == f"the decoder crashed ({sent.name})"
+        assert victim.result()[0]["error"] == f"its process crashed ({sent.name})"
         assert "cuts" in after.result()[0]
         assert pid not in pool.pids()
 
