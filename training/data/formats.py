@@ -255,11 +255,11 @@ def row_source(row: Mapping[str, Any], root: Path) -> Source:
     """The entry that a row describes. Raises ValueError naming the column and its value."""
     if not isinstance(row, Mapping):
         raise ValueError(f"row is a {type(row).__name__}: expected columns such as path, caption")
-    views = [_inside(view, root) for view in _strings(row, "views")]
+    views = [inside(view, root) for view in _strings(row, "views")]
     name = next((row[key] for key in _PATH_KEYS if row.get(key)), None)
     if name is None and not views:
         raise ValueError(f"names no file: expected one of the columns {', '.join(_PATH_KEYS)}")
-    path = views.pop(0) if name is None else _inside(name, root)
+    path = views.pop(0) if name is None else inside(name, root)
     start, end, fps = (_number(row, key) for key in ("start", "end", "fps"))
     if end is not None and end <= (start or 0):
         raise ValueError(f"end is {end}: expected more than the start, {start or 0}")
@@ -311,7 +311,8 @@ def _number(row: Mapping[str, Any], key: str) -> float | None:
     return number
 
 
-def _inside(name: Any, root: Path) -> Path:
+def inside(name: Any, root: Path) -> Path:
+    """The path of a file that a row names. Raises ValueError where it is not inside `root`."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise ValueError(f"path is {name!r}: expected a file name")
     try:
