@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from . import commands
+from .language.commands import add_language_commands
 
 
 def add_commands(names) -> None:
@@ -21,6 +22,7 @@ def add_commands(names) -> None:
     for command in (scan,):
         _add_running(command)
     scan.add_argument("--media", type=Path, required=True, help="folder with the raw video")
+    add_language_commands(steps, _add_running)
 
 
 def _add_running(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Any
 
 from .work import Work
 
@@ -14,18 +15,21 @@ def scan(args: Namespace) -> None:
 
     work = Work.create(args.work, args.media)
     print(f"{list_files(work, args.format, shard_files=args.shard_files)} files new or changed")
-    _run(args, work, ["probe"])
-    _run(args, work, ["fingerprint"])
+    run_steps(args, work, ["probe"])
+    run_steps(args, work, ["fingerprint"])
     print(f"{mark_duplicates(work)} files show what another shows")
 
 
-def _run(args: Namespace, work: Work, names: list[str]) -> None:
+def run_steps(
+    args: Namespace, work: Work, names: list[str], settings: dict[str, Any] | None = None
+) -> None:
+    """Run steps with the options that every step has. settings: of each of them."""
     from .run import run
     from .step import make_step
 
     report = run(
         work,
-        [make_step(name) for name in names],
+        [make_step(name, settings) for name in names],
         workers=args.workers,
         limit=args.time_limit,
         retry=args.retry,

@@ -42,6 +42,14 @@ STEPS: dict[str, str] = {
     "probe": "training.engine.scan:Probe",
     "fingerprint": "training.engine.scan:Fingerprint",
     "segments": "training.engine.segment:Segment",
+    "captions_short": "training.engine.captions:ShortCaptions",
+    "captions_dense": "training.engine.captions:DenseCaptions",
+    "captions_motion": "training.engine.captions:MotionCaptions",
+    "categorize": "training.engine.categorize:Categorize",
+    "dsg_short": "training.engine.dsg:ShortDsg",
+    "dsg_dense": "training.engine.dsg:DenseDsg",
+    "dsg_motion": "training.engine.dsg:MotionDsg",
+    "dsg_source": "training.engine.dsg:SourceDsg",
 }
 
 

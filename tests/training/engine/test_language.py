@@ -1,0 +1,360 @@
+"""The client for OpenAI-compatible servers and strict answers, against a real HTTP server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.training.engine.chat_server import ChatServer, Reply, chat_server
+from training.engine.dsg import Questions
+from training.engine.language.answers import Answers, Spending, key
+from training.engine.language.ask import LONGEST_ANSWER, Asker, Form, _Bad, _parse, plain_schema
+from training.engine.language.endpoint import LARGEST_REPLY, TRIES, Endpoint, _retry_after
+from training.engine.language.prompts import FOLDER, load_prompt
+from training.engine.language.settings import ModelSettings
+from training.engine.language.turns import Completion, Turn
+from training.engine.step import NotReady, Unavailable
+
+GOOD = '{"animal": "cat", "count": 2}'
+
+
+class Pets(Form):
+    animal: Literal["cat", "dog"]
+    count: int
+
+
+@pytest.fixture
+def server():
+    with chat_server() as running:
+        running.script = lambda request: GOOD
+        yield running
+
+
+def frame(value: int = 90, height: int = 24, width: int = 40) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def turns(text: str = "How many?", *frames: np.ndarray) -> list[Turn]:
+    return [Turn("system", "You count."), Turn("user", text, frames)]
+
+
+def ask(server: ChatServer, folder: Path | None = None, **changes):
+    asker = Asker(server.model(**changes), folder)
+    try:
+        return asker.ask(Pets, turns(), 50)
+    finally:
+        asker.backend.close()
+
+
+# --- requests and answers ------------------------------------------------------------------------
+
+
+def test_what_is_sent_and_what_comes_back(server, monkeypatch) -> None:
+    monkeypatch.setenv("PET_KEY", "secret-key-17")
+    asker = Asker(server.model(api_key_env="PET_KEY", extra={"top_k": 3}))
+    answer = asker.ask(Pets, turns("How many?", frame(10), frame(200)), 50)
+    assert answer.value == Pets(animal="cat", count=2)
+    assert (answer.model, answer.tokens) == ("fake-1.5", (100, 20))
+    (request,) = server.requests
+    assert request.headers["Authorization"] == "Bearer secret-key-17"
+    body = request.body
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("fake", 50, 0.0)
+    assert body["top_k"] == 3
+    asked = body["response_format"]
+    assert asked["type"] == "json_schema" and asked["json_schema"]["schema"] == plain_schema(Pets)
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert request.text == "How many?"
+    for picture, value in zip(request.pictures, (10, 200), strict=True):
+        assert picture.shape == (24, 40, 3)
+        assert np.abs(picture.astype(int) - value).max() <= 2
+
+
+def test_how_json_is_asked_for_is_a_setting(server) -> None:
+    ask(
+        server,
+        answer_format="json_object",
+        temperature=None,
+        max_tokens_key="max_completion_tokens",
+    )
+    ask(server, answer_format="text")
+    first, second = (request.body for request in server.requests)
+    assert first["response_format"] == {"type": "json_object"} and "temperature" not in first
+    assert first["max_completion_tokens"] == 50 and "max_tokens" not in first
+    assert "response_format" not in second
+
+
+def test_schema_is_plain(server) -> None:
+    text = {"type": "string"}
+    thing = {
+        "type": "object",
+        "properties": {
+            "name": text,
+            "question": text,
+            "sentences": {"type": "array", "items": {"type": "integer"}},
+        },
+        "required": ["name", "question", "sentences"],
+        "additionalProperties": False,
+    }
+    assert plain_schema(Questions) == {
+        "type": "object",
+        "properties": {"objects": {"type": "array", "items": thing}},
+        "required": ["objects"],
+        "additionalProperties": False,
+    }
+
+
+# --- answers of the wrong form -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("Two cats.", "Invalid JSON"),
+        (GOOD[:-9], "Invalid JSON"),
+        ('{"animal": "cow", "count": 2}', "animal"),
+        ('{"animal": "cat", "count": "2"}', "count"),
+        ('{"animal": "cat", "count": 2, "note": ""}', "note"),
+        ("[" * 9000, "Invalid JSON"),
+        (Reply(GOOD, finish="length"), "cut off"),
+        ("x" * (LONGEST_ANSWER + 1), "longer than"),
+        ("", "Invalid JSON"),
+    ],
+)
+def test_a_bad_answer_is_sent_back_once_with_the_reason(server, bad, reason) -> None:
+    server.plays(bad, GOOD)
+    answer = ask(server)
+    assert answer.value.count == 2 and answer.tokens == (200, 40)
+    again = server.requests[1].body["messages"]
+    assert [m["role"] for m in again] == ["system", "user", "assistant", "user"]
+    assert reason in again[-1]["content"] and len(again[-2]["content"]) <= 4000
+    server.plays(bad)
+    with pytest.raises(ValueError, match="two bad answers"):
+        ask(server)
+    assert len(server.requests) == 4
+
+
+@pytest.mark.parametrize("text", [f"```json\n{GOOD}\n```", f"<think>a {{b</think>\n{GOOD}", GOOD])
+def test_what_models_put_around_json(server, text) -> None:
+    server.plays(text)
+    assert ask(server).value.count == 2
+    assert len(server.requests) == 1
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["cat"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["animal", "count"]), inner),
+)
+
+
+@given(st.text() | JSON.map(json.dumps))
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_answered_has_the_form_or_is_refused(text) -> None:
+    try:
+        value = _parse(Pets, bool, Completion(text, "m", None))
+    except _Bad as bad:
+        assert str(bad)
+    else:
+        assert value.animal in ("cat", "dog") and type(value.count) is int
+
+
+# --- servers that are busy, gone, slow or broken -------------------------------------------------
+
+
+def test_a_busy_server_is_waited_for_as_long_as_it_says(server) -> None:
+    busy = Reply("", 429, headers={"Retry-After": "0.4"})
+    server.plays(busy, GOOD)
+    began = time.monotonic()
+    assert ask(server).value.count == 2
+    assert 0.4 <= time.monotonic() - began < 3
+    assert len(server.requests) == 2
+
+
+def test_a_wait_longer_than_the_patience_ends_the_run_at_once(server) -> None:
+    server.plays(
+        Reply("", 429, body=b'{"error": {"message": "quota"}}', headers={"Retry-After": "60"})
+    )
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="HTTP 429: quota; start again"):
+        ask(server)
+    assert time.monotonic() - began < 1 and len(server.requests) == 1
+
+
+def test_waits_grow_until_patience_ends(server) -> None:
+    times = []
+    server.script = lambda request: times.append(time.monotonic()) or Reply("", 503)
+    with pytest.raises(Unavailable, match="503"):
+        ask(server, patience=0.6, first_wait=0.02)
+    waits = np.diff(times)
+    assert 4 <= len(times) <= 8 and waits[-1] > 3 * waits[0]
+    assert not server.trials  # nobody doubts that it is the server
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        model = ModelSettings(base_url=url, model="m", patience=0.1, first_wait=0.01)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            Asker(model).ask(Pets, turns(), 50)
+        with pytest.raises(NotReady, match="is the server started"):
+            Endpoint(model).check(frames=True)
+
+
+FAULTS = {
+    "fails": (Reply("", 500, body=b"<h1>oops</h1>"), TRIES, "oops"),
+    "refuses": (Reply("", 400, body=b'{"error": "too long"}'), 1, "400: too long"),
+    "silent": (Reply(GOOD, pauses=(0.8,)), TRIES, "timeout"),
+    "dripping": (Reply(GOOD, pauses=(0.05,) * 30), TRIES, "timeout"),
+    "breaks off": (Reply(GOOD, short=50), TRIES, "connection broke"),
+    "no completion": (Reply(body=b"[1]"), TRIES, "no chat completion"),
+    "nested": (Reply(body=b"[" * 10**5), TRIES, "no chat completion"),
+    "huge": (Reply(body=b" " * (LARGEST_REPLY + 1)), 1, "longer than"),
+    "filtered": (Reply(None, finish="content_filter"), 1, "refuses to answer"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_who_is_to_blame_is_found_by_a_trial_request(server, fault) -> None:
+    reply, tries, reason = FAULTS[fault]
+    quick = {"timeout": 0.25, "first_wait": 0.001, "patience": 10}
+    server.plays(reply)
+    with pytest.raises(ValueError, match=reason):
+        ask(server, **quick)
+    assert len(server.requests) == tries and len(server.trials) == 1
+    if fault in ("fails", "refuses"):
+        server.trial = server.script
+        with pytest.raises(Unavailable, match=reason):
+            ask(server, **quick)
+
+
+def test_a_fault_that_passes_is_not_seen(server) -> None:
+    server.plays(Reply("", 500), Reply(GOOD, short=9), Reply(body=b"{}"), GOOD)
+    assert ask(server, first_wait=0.001).value.count == 2
+    assert not server.trials
+
+
+def test_retry_after_is_seconds_or_a_date() -> None:
+    soon = datetime.now(timezone.utc) + timedelta(seconds=30)
+    assert _retry_after("7") == 7 and _retry_after("-3") == 0
+    assert 27 < _retry_after(format_datetime(soon, usegmt=True)) <= 30
+    assert [_retry_after(odd) for odd in (None, "", "soon", "nan")] == [None] * 4
+    assert _retry_after("inf") == 1e9
+
+
+# --- the key -------------------------------------------------------------------------------------
+
+
+def test_the_key_stays_out_of_every_text(server, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PET_KEY", "secret-key-17")
+    model = server.model(api_key_env="PET_KEY")
+    echo = json.dumps({"error": {"message": "bad key secret-key-17"}}).encode()
+    server.trial = lambda request: Reply("", 401, body=echo)
+    with pytest.raises(NotReady, match=r"401: bad key \*\*\*") as told:
+        Endpoint(model).check(frames=False)
+    server.script = server.trial
+    with pytest.raises(Unavailable) as raised:
+        Asker(model, tmp_path).ask(Pets, turns(), 50)
+    for text in (str(told.value), str(raised.value), repr(model), model.model_dump_json()):
+        assert "secret" not in text
+    assert "secret" not in json.dumps(model.stamp())
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model": "m"}, "either base_url or folder"),
+        ({"base_url": "http://a/v1"}, "model is missing"),
+        ({"base_url": "ftp://a/v1", "model": "m"}, "expected http"),
+        ({"base_url": "https://me:pw@a/v1", "model": "m"}, "api_key_env"),
+        ({"base_url": "https://a/v1?key=x", "model": "m"}, "api_key_env"),
+        ({"base_url": "http://a", "model": "m", "api_key": "x"}, "api_key: Extra"),
+        ({"base_url": "http://a", "model": "m", "extra": {"messages": []}}, "not to be set"),
+        ({"folder": "f", "model": "m"}, "leave them out"),
+    ],
+)
+def test_settings_that_cannot_be_meant(tmp_path, values, reason) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=reason) as raised:
+        ModelSettings.load(path)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_key_that_is_not_set(monkeypatch) -> None:
+    monkeypatch.delenv("PET_KEY", raising=False)
+    with pytest.raises(NotReady, match=r"PET_KEY \(api_key_env\) is not set"):
+        Endpoint(ModelSettings(base_url="http://a", model="m", api_key_env="PET_KEY"))
+
+
+# --- kept answers and their cost -----------------------------------------------------------------
+
+
+def test_an_answer_is_asked_for_once_and_paid_for_once(server, tmp_path) -> None:
+    prices = {"price_in": 2.0, "price_out": 8.0}
+    server.plays("no", GOOD)
+    first = ask(server, tmp_path, **prices)
+    # 2 answers of 100 and 20 tokens: 200 x 2 + 40 x 8 millionths
+    assert Answers(tmp_path).spent() == Spending(2, 200, 40, pytest.approx(720e-6))
+    mark = Answers(tmp_path).mark()
+    assert ask(server, tmp_path, **prices, timeout=9) == first
+    assert len(server.requests) == 2
+    assert Answers(tmp_path).spent(mark) == Spending()
+    (kept,) = tmp_path.glob("??/*.json")
+    kept.write_bytes(kept.read_bytes()[:30])  # damaged: asked again
+    server.plays(Reply(GOOD, usage=None))
+    assert ask(server, tmp_path, **prices).tokens is None
+    assert Answers(tmp_path).spent(mark) == Spending(answers=1, uncounted=1)
+
+
+def test_answers_differ_by_all_that_matters() -> None:
+    def name(model=None, text="How many?", value=90, size=(24, 40), form=Pets, most=50) -> str:
+        named = {"base_url": "http://a/v1", "model": "m", **(model or {})}
+        sent = turns(text, frame(value, *size))
+        return key(ModelSettings(**named), sent, plain_schema(form), most)
+
+    changes = [
+        {"model": {"model": "n"}},
+        {"model": {"temperature": 0.5}},
+        {"model": {"extra": {"top_k": 1}}},
+        {"text": "How  many?"},
+        {"value": 91},
+        {"size": (40, 24)},
+        {"form": Questions},
+        {"most": 51},
+    ]
+    assert len({name(), *(name(**change) for change in changes)}) == len(changes) + 1
+    for moved in ({"base_url": "http://b/v1"}, {"timeout": 3.0}, {"price_in": 9.0}):
+        assert name(model=moved) == name()
+
+
+# --- prompts -------------------------------------------------------------------------------------
+
+
+def test_a_changed_prompt_is_another_and_a_broken_one_is_refused(tmp_path) -> None:
+    ours = load_prompt("captions_short", None, "frames", "seconds")
+    text = (FOLDER / "captions_short.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("at most 20 words", "at most 15 words"), encoding="utf-8")
+    mine = load_prompt("captions_short", str(path), "frames", "seconds")
+    assert mine.version == ours.version and mine.id != ours.id
+    assert "$seconds" in mine.turns(frames="$seconds", seconds=2)[-1].text  # not looked into
+    for old, new, reason in (
+        ("$frames", "$pictures", "pictures"),
+        ("$frames frames", "frames", "is missing"),
+        ("$frames", "$ frames", "Invalid placeholder"),
+        ("version: 1", "version: one", "version"),
+    ):
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        with pytest.raises(ValueError, match=reason) as raised:
+            load_prompt("captions_short", str(path), "frames", "seconds")
+        assert str(path) in str(raised.value)
