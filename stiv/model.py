@@ -194,7 +194,7 @@ class STIVTransformer(nn.Module):
             x = x + positions.space_embedding
         condition = self.condition(x_BCTHW, t_B, pooled, micro)
         text, mask = self.context(text_BLD, text_mask, image)
-        shared = self._shared_modulation(condition)
+        shared = self.shared_modulation(condition)
 
         def run(blocks, x, positions):
             rest = positions.after_first_block()
@@ -254,6 +254,13 @@ class STIVTransformer(nn.Module):
                 mask = F.pad(mask, (0, tokens.shape[2]), value=True)
         return context, None if mask is None else mask[:, None, None]
 
+    def shared_modulation(self, condition_B1D: Tensor) -> Tensor:
+        """What every block's modulation starts from, see `STIVBlock.forward`."""
+        activated = F.silu(condition_B1D)
+        if not self.config.shared_adaln:
+            return activated
+        return self.modulation(activated).unflatten(-1, (-1, self.config.width))[:, 0]
+
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """PixArt-alpha's initialisation: xavier, small embeddings, zero output."""
         for name, parameter in self.named_parameters():
@@ -278,12 +285,6 @@ class STIVTransformer(nn.Module):
             if hasattr(module, "modulation"):
                 nn.init.normal_(module.modulation.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.final.linear.weight)
-
-    def _shared_modulation(self, condition_B1D: Tensor) -> Tensor:
-        activated = F.silu(condition_B1D)
-        if not self.config.shared_adaln:
-            return activated
-        return self.modulation(activated).unflatten(-1, (-1, self.config.width))[:, 0]
 
     def _unmask(self, kept, keep_BK, shape, positions) -> Tensor:
         """Put the kept tokens back in place; the mask token stands for the others."""

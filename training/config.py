@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -244,13 +244,19 @@ class InitSection(Section):
     """Checkpoints that a new run starts from."""
 
     weights: UserPath = Field(
-        description="a checkpoint; an image model is grown into a video model"
+        description="a checkpoint; where its network is another than `model`, steps lead there: an "
+        "image model becomes a video model, an imported one the paper's (see `train --dry-run`)"
     )
     text_encoder: bool = Field(
         True, description="take its small text encoder too; false: begin with a new one"
     )
     temporal: UserPath | None = Field(
         None, description="joint start: temporal attention from this checkpoint (paper, T2V-512)"
+    )
+    depth_map: list[Annotated[int, Field(ge=0)] | Literal["new"]] | None = Field(
+        None,
+        description="for each block of the model that block of the checkpoint, or new for one that "
+        "changes nothing at first; without it their number has to be the same",
     )
 
 
@@ -301,6 +307,11 @@ class TrainConfig(Section):
         if self.text.encoder == "nano" and model.text_width != self.text.width:
             raise ValueError(
                 f"text.width is {self.text.width}, but the model reads {model.text_width}"
+            )
+        blocks = self.init.depth_map if self.init else None
+        if blocks is not None and len(blocks) != model.depth:
+            raise ValueError(
+                f"init.depth_map names {len(blocks)} blocks: the model has {model.depth}"
             )
         if self.lora and self.init is None:
             raise ValueError("lora needs init.weights: the checkpoint that it is trained on")

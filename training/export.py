@@ -113,8 +113,9 @@ def make_card(
 ) -> Card:
     """The card of a run: what it was trained on, how, and what it needs."""
     tasks = _tasks(config, streams)
-    hidden = {"run": True, "init": True, "vae": True, "save": True, "watch": True}
-    hidden |= {"data": {"latents", "sets"}, "text": {"file", "tokenizer", "cache"}}
+    hidden = {"run": True, "vae": True, "save": True, "watch": True}
+    hidden |= {"init": {"weights", "temporal"}, "data": {"latents", "sets"}}
+    hidden |= {"text": {"file", "tokenizer", "cache"}}
     size = max(task["height"][1] for task in tasks), max(task["width"][1] for task in tasks)
     model = networks["diffusion_model"].config
     card = Card(

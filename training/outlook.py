@@ -27,6 +27,7 @@ from .estimate import (
     state_bytes,
 )
 from .host_memory import offloaded_bytes, swapped_bytes, without_swapped
+from .start import start_steps
 
 if TYPE_CHECKING:
     from .streams import Streams
@@ -260,6 +261,8 @@ def _stages(config: TrainConfig) -> Iterator[str]:
         yield f"starts from {init.weights}" + (
             f", temporal attention from {init.temporal}" if init.temporal else ""
         )
+        if all(path.is_file() for path in (init.weights, init.temporal) if path):
+            yield from (f"  {step.line()}" for step in start_steps(config))
     optimizer, masking = config.optimizer, config.masking
     fall = f", falling over the last {optimizer.cooldown:.0%}" if optimizer.cooldown else ""
     yield (

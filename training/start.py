@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stiv.checkpoint import read_checkpoint
-from stiv.convert.initialise import grow
+from stiv.card import Card
+from stiv.checkpoint import read_card, read_checkpoint
+from stiv.convert.initialise import Aim, Step, Temporal, grow, plan
 from stiv.text_encoder import Tokenizer
 
 from .config import TrainConfig
@@ -64,32 +65,62 @@ def _adapt(networks: Networks, config: TrainConfig) -> None:
     )
 
 
+def start_steps(config: TrainConfig) -> list[Step]:
+    """The steps from the checkpoints that a run starts from to its model; reads their cards alone.
+
+    Raises ValueError, naming the file, where no steps lead there.
+    """
+    init = config.init
+    card = read_card(init.weights)
+    temporal = None
+    if init.temporal:
+        temporal = Temporal(tensors={}, config=read_card(init.temporal).config)
+    try:
+        steps = plan(card.config, _aim(config, card, temporal))
+    except ValueError as error:
+        raise ValueError(f"init {init.weights}: {error}") from error
+    changing = [step.name for step in steps if step.changes_tensors]
+    if config.lora and changing:
+        raise ValueError(
+            f"init {init.weights}: a LoRA is trained on a model as it is, but this recipe's is "
+            f"another ({', '.join(changing)}): write that with `python -m stiv.convert init` and "
+            "start from it"
+        )
+    return steps
+
+
+def _aim(config: TrainConfig, card: Card, temporal: Temporal | None) -> Aim:
+    """What a run makes of the checkpoint that it starts from."""
+    blocks, encoders = config.init.depth_map, (card.text["encoder"], config.text.encoder)
+    return Aim(
+        config=config.model.build(),
+        depth_map=blocks and tuple(None if block == "new" else block for block in blocks),
+        temporal=temporal,
+        velocity=card.prediction == "epsilon",
+        encoders=encoders if encoders[0] != encoders[1] else None,
+        seed=config.seed,
+    )
+
+
 def _begin_from(networks: Networks, config: TrainConfig) -> list[str]:
-    """Take the weights of checkpoints: the same network, an image model, or two models jointly."""
+    """Take the weights of checkpoints: the same network, or one that steps lead to."""
     path, model = config.init.weights, networks["diffusion_model"]
+    steps = start_steps(config)
     card, parts = read_checkpoint(path)
     parents, temporal = [card.tensor_hash], None
     if config.init.temporal:
         other, their_parts = read_checkpoint(config.init.temporal)
         parents.append(other.tensor_hash)
-        temporal = their_parts["diffusion_model"]
-    generator = torch.Generator().manual_seed(config.seed)
-    try:
-        state = grow(
-            parts["diffusion_model"],
-            card.config,
-            model.config,
-            temporal=temporal,
-            generator=generator,
-        )
-    except ValueError as error:
-        raise ValueError(f"init {path}: {error}") from error
-    model.load_state_dict(state)
+        temporal = Temporal(tensors=their_parts["diffusion_model"], config=other.config)
+    aim = _aim(config, card, temporal)
+    model.load_state_dict(grow(parts["diffusion_model"], card.config, aim))
     if networks.tokenizer is not None and config.init.text_encoder:
         _take_text_encoder(
             networks["text_encoder"], networks.tokenizer, path, card.tokenizer, parts
         )
     log.info("starting from %s", path)
+    for step in steps:
+        log.info("  %s", step.line())
     return parents
 
 

@@ -8,10 +8,10 @@ import argparse
 import sys
 from types import ModuleType
 
-from . import card, casting, compare, exchange, soup, verify
+from . import card, casting, compare, exchange, init, soup, verify
 from .lora import commands as lora
 
-COMMANDS: tuple[ModuleType, ...] = (exchange, lora, casting, soup, compare, verify, card)
+COMMANDS: tuple[ModuleType, ...] = (exchange, init, lora, casting, soup, compare, verify, card)
 """Modules with `add_commands(names)`, in the order of the help."""
 
 

@@ -19,7 +19,7 @@ import yaml
 
 from scripts.prepare import ROOT
 from stiv.config import MODELS, STIVConfig
-from stiv.convert.initialise import grow
+from stiv.convert.initialise import Aim, Temporal, grow
 from stiv.shapes import expected_shapes
 from tests.training.launches import launched
 from training.cli import parser
@@ -165,9 +165,12 @@ def test_start_is_a_checkpoint_that_another_recipe_makes_and_that_fits(name) -> 
         assert source.vae == config.vae
         assert source.model.size == config.model.size
         old, new = small(source.model.build()), small(config.model.build())
-        state = grow(
-            zeros(old), old, new, temporal=temporal and zeros(small(temporal.model.build()))
+        other = temporal and small(temporal.model.build())
+        aim = Aim(
+            config=new,
+            temporal=other and Temporal(tensors=zeros(other), config=other),
         )
+        state = grow(zeros(old), old, aim)
         assert {key: tuple(value.shape) for key, value in state.items()} == expected_shapes(new)
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
-
-from stiv.checkpoint import read_checkpoint
-from stiv.convert.initialise import grow
+from stiv.checkpoint import read_card
 
 from ..config import TrainConfig
+from ..start import start_steps
 from . import Finding, Findings, absent, has_shards
 
 
@@ -79,30 +75,25 @@ def text_encoder(config: TrainConfig) -> Findings:
 
 
 def init(config: TrainConfig) -> Findings:
-    """The checkpoints to start from open and grow into the model, tried without memory."""
+    """The checkpoints to start from open, and steps lead from them to the model."""
     if config.init is None:
         return
     paths = [path for path in (config.init.weights, config.init.temporal) if path]
     if gone := [path for path in paths if not path.is_file()]:
         yield from (absent("init", path, "export it from its recipe's run") for path in gone)
         return
-    target = config.model.build()
-    (card, parts), *others = map(read_checkpoint, paths)
+    try:
+        steps = start_steps(config)
+    except ValueError as error:
+        yield Finding("error", "init", str(error).removeprefix("init "))
+        return
+    card = read_card(paths[0])
     names = card.text["encoder"]
     if names != config.text.encoder:
         yield Finding(
             "warn", "init", f"{paths[0]} was trained with the text encoder {names}, this run "
             f"takes {config.text.encoder}: it has to learn the prompts anew",
         )  # fmt: skip
-    on_meta = partial(torch.empty, device="meta")
-    shapes = [
-        {name: on_meta(tensor.shape) for name, tensor in found["diffusion_model"].items()}
-        for found in (parts, *(part for _, part in others))
-    ]
-    try:
-        with torch.device("meta"):
-            grow(shapes[0], card.config, target, temporal=shapes[1] if others else None)
-    except ValueError as error:
-        yield Finding("error", "init", f"{paths[0]} does not fit: {error}")
-        return
     yield Finding("ok", "init", f"{paths[0]}: {card.size}, {card.parameters:,} parameters")
+    for step in steps:
+        yield Finding("ok", "init", step.line())
