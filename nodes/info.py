@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..stiv.card import Card
 from ..stiv.frames import TASKS
-from .host.model import require_stiv
+from .host.model import STIVModel, require_stiv
 from .host.report import tell
 
 
@@ -33,10 +33,16 @@ class STIVModelInfo(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
         stiv = require_stiv(model, "STIV Model Info")
-        weights = str(stiv.get_dtype()).removeprefix("torch.")
-        text = f"{stiv.card.summary()}\n{_untrained(stiv.card)}loaded as: {weights}"
+        text = f"{stiv.card.summary()}\n{_untrained(stiv.card)}loaded as: {_weights(stiv)}"
         tell(cls, text)
         return io.NodeOutput(text, ui=ui.PreviewText(text))
+
+
+def _weights(model: STIVModel) -> str:
+    dtype = str(model.get_dtype()).removeprefix("torch.")
+    if model.model_config.quant_config:
+        return f"{dtype}, the blocks' linear layers as float8 with scales"
+    return dtype
 
 
 def _untrained(card: Card) -> str:

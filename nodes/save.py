@@ -124,7 +124,8 @@ class STIVSaveCheckpoint(io.ComfyNode):
         weights = weights.derived("save", settings, [card.tensor_hash])
         weights = replace(weights, card=_described(weights.card, title, license))
         saved = _write(path, _cast(weights, dtype), _workflow(cls))
-        report = "\n".join((*_report(path, weights, patches, clip, dtype), "", saved.summary()))
+        lines = _report(path, weights, patches, clip, dtype) + _left_out(model)
+        report = "\n".join((*lines, "", saved.summary()))
         tell(cls, report)
         return io.NodeOutput(ui=ui.PreviewText(report))
 
@@ -218,3 +219,13 @@ def _report(
         name = type(clip.cond_stage_model).__name__
         lines.append(f"text encoder: {name} is not put inside; load it beside the model")
     return lines
+
+
+def _left_out(model: Any) -> list[str]:
+    """What other nodes set on the model that is no weight and changes every result."""
+    found = []
+    if "model_sampling" in model.object_patches:
+        found.append("the shift that another node set")
+    if model.injections:
+        found.append("LoRAs in bypass mode")
+    return [f"not in the file: {' and '.join(found)}; keep those nodes"] if found else []

@@ -152,6 +152,11 @@ def test_a_fingerprint_tells_how_layers_are_computed(
     assert first == second != fast
 
 
+def test_model_info_tells(quantised: dict) -> None:
+    text = tiny.run("STIVModelInfo", model=load())
+    assert text.endswith("loaded as: float32, the blocks' linear layers as float8 with scales")
+
+
 def test_a_copy_is_read_again(quantised: dict, scene: Scene) -> None:
     model = load()
     again = model.clone(force_deepcopy=True)

@@ -16,6 +16,8 @@ import torch
 from comfy.cli_args import args
 from comfy.quant_ops import QuantizedTensor
 from comfy_api.latest import io
+from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfy_extras.nodes_model_merging import CheckpointSave, ModelMergeSimple
 from ComfyUI_STIV.nodes import save
 from ComfyUI_STIV.stiv import checkpoint, tensor_file
@@ -235,6 +237,19 @@ def test_weights_are_those_of_the_hosts_own_save_node(
         expected = theirs[f"model.diffusion_model.{name}"]
         assert tensor.dtype == expected.dtype
         assert torch.equal(tensor.view(torch.uint8), expected.view(torch.uint8)), name
+
+
+def test_what_is_no_weight_is_named(
+    loaded: Loaded, folders: dict, scene: Scene, outputs: Path
+) -> None:
+    model = tiny.run(ModelSamplingSD3, model=loaded.model, shift=5.0)
+    name = lora(folders)
+    model = tiny.run(LoraLoaderBypassModelOnly, model=model, lora_name=name, strength_model=0.5)
+    text = write(model)
+    line = "not in the file: the shift that another node set and LoRAs in bypass mode; keep"
+    assert line in text and "baked in" not in text
+    assert torch.equal(scene.but(model=load(outputs).model).sample(), scene.sample())
+    assert "not in the file" not in write(loaded.model)
 
 
 def test_the_card_can_be_named(loaded: Loaded, outputs: Path) -> None:
