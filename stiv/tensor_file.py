@@ -134,7 +134,7 @@ def write_tensors(
     Args:
         path: the file to write; its folder must exist.
         metadata: texts for the header.
-        tensors: by name, of the dtypes in `DTYPE_NAMES`; those of `LazyTensors` are made one by one.
+        tensors: by name, of the dtypes in `DTYPE_NAMES`; `LazyTensors` are made one by one.
         progress: told of the bytes written.
 
     Raises:

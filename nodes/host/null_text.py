@@ -18,7 +18,8 @@ TOKENS = "stiv_tokens"
 def prompt_length(conds: dict[str, list[dict[str, Any]]]) -> int | None:
     """Tokens of the positive prompt of a sampling run; None where there is no text."""
     prompts = [c for c in conds.get("positive") or [] if not c.get(EMPTY)]
-    return next((c["cross_attn"].shape[1] for c in prompts if c.get("cross_attn") is not None), None)
+    texts = (c["cross_attn"] for c in prompts if c.get("cross_attn") is not None)
+    return next((text_BLD.shape[1] for text_BLD in texts), None)
 
 
 def fit_null_text(conds: dict[str, list[dict[str, Any]]]) -> None:

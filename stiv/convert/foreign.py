@@ -235,6 +235,13 @@ def _ours(
             # rows are (pixel of the patch, channel): the first half of the channels is the noise
             pixels = tensor.unflatten(0, (PATCH**2, -1))
             tensor = pixels[:, : config.latent_channels].flatten(0, 1)
-        return tensor.to(described[name].dtype)
+        made = tensor.to(described[name].dtype)
+        if not torch.isfinite(made).all():
+            raise CheckpointError(
+                found.source.path,
+                f"{name} holds NaN, infinity, or numbers too large for {made.dtype}: import "
+                "without --dtype, or with --dtype bf16, and `verify` the result",
+            )
+        return made
 
     return LazyTensors(described, make)

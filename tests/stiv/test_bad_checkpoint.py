@@ -227,7 +227,11 @@ UNET = "model.diffusion_model.input_blocks.0.0.weight"
         ([UNET, "cond_stage_model.transformer.text_model.x"], "Stable Diffusion 1", "Load Check"),
         (["double_blocks.0.img_attn.qkv.weight", "img_in.weight"], "Flux", "Load Diffusion Model"),
         (["blocks.0.self_attn.norm_q.weight", "patch_embedding.weight"], "Wan", "Load Diffusion"),
-        (["blocks.0.cross_attn.kv_linear.weight", "x_embedder.proj.weight"], "PixArt", "STIV Load Model"),
+        (
+            ["blocks.0.cross_attn.kv_linear.weight", "x_embedder.proj.weight"],
+            "PixArt",
+            "STIV Load Model",
+        ),
         (
             ["blocks.0.attn_temp.qkv.weight", "blocks.0.cross_attn.kv_linear.weight"],
             "STDiT",

@@ -215,3 +215,14 @@ def test_only_a_baseline_goes_back(tmp_path: Path, opensora: Path) -> None:
         export_tensors(changed, "original")
     with pytest.raises(ValueError, match="diffusers has no names"):
         export_tensors(weights, "diffusers")
+
+
+def test_numbers_too_large_for_the_dtype_are_named(tmp_path: Path) -> None:
+    state = pixart()
+    state["blocks.1.mlp.fc2.weight"][0, 0] = 1e5
+    save_file(state, tmp_path / "a.safetensors")
+    command = ["import", str(tmp_path / "a.safetensors"), "--heads", "2", "--out"]
+    with pytest.raises(SystemExit, match=r"blocks\.1\.mlp\.fc2\.weight .* too large for .*float16"):
+        main([*command, str(tmp_path / "b.safetensors"), "--dtype", "fp16"])
+    assert not (tmp_path / "b.safetensors").exists()
+    main([*command, str(tmp_path / "b.safetensors"), "--dtype", "bf16"])
