@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .step import Step, make_step
 from .work import Work
+
+log = logging.getLogger(__name__)
+
+CLIP = (
+    "clip is left out: name a CLIP by --clip (openai/clip-vit-large-patch14 as transformers saves "
+    "it) and LAION's predictor for it by --aesthetic (improved-aesthetic-predictor, as "
+    ".safetensors); all other features work without"
+)
 
 
 def scan(args: Namespace) -> None:
@@ -13,25 +24,101 @@ def scan(args: Namespace) -> None:
     from .duplicates import mark_duplicates
     from .scan import list_files
 
+    probe, fingerprint = _steps(args, ["probe", "fingerprint"])
+    fingerprint.check()  # before the files are read, which takes long
     work = Work.create(args.work, args.media)
-    print(f"{list_files(work, args.format, shard_files=args.shard_files)} files new or changed")
-    run_steps(args, work, ["probe"])
-    run_steps(args, work, ["fingerprint"])
+    changed = list_files(work, args.format, shard_files=args.shard_files)
+    print(f"{changed} files are new or have changed")
+    _execute(args, work, [probe])
+    _execute(args, work, [fingerprint])
     print(f"{mark_duplicates(work)} files show what another shows")
 
 
+def segment(args: Namespace) -> None:
+    """Cut the files into segments."""
+    given = {"min_seconds": args.min_seconds, "max_seconds": args.max_seconds}
+    settings = {name: value for name, value in given.items() if value is not None}
+    work = Work.open(args.work, args.media)
+    _execute(args, work, _steps(args, ["segments"], {"segments": settings}))
+    print(f"{sum(1 for _ in work.rows())} segments")
+
+
+def features(args: Namespace) -> None:
+    """Measure the segments."""
+    names = [name for name in args.only if name != "clip"]
+    settings = {}
+    if args.clip:
+        names += ["clip"] if "clip" in args.only else []
+        settings["clip"] = {
+            "folder": str(args.clip.absolute()),
+            "aesthetic": str(args.aesthetic.absolute()) if args.aesthetic else "",
+            "device": args.device,
+        }
+    elif "clip" in args.only:
+        log.warning(CLIP)
+    if names:
+        _execute(args, Work.open(args.work, args.media), _steps(args, names, settings))
+
+
+def filter_rows(args: Namespace) -> None:
+    """Say of every segment whether it is kept, and why not."""
+    from .filter import load_filter, run_filter
+
+    name, rules = load_filter(args.rules)
+    print(run_filter(Work.open(args.work, args.media), name, rules).summary())
+
+
+def export(args: Namespace) -> None:
+    """List the kept segments for the trainer."""
+    from .export import export as write
+
+    work = Work.open(args.work, args.media)
+    done = write(work, args.out, args.captions)
+    print(f"{args.out}: {done.kept} clips; data.media of the recipe is {work.media}")
+    if done.uncaptioned:
+        print(f"{done.uncaptioned} of them have no caption")
+    if done.in_tars:
+        print(f"{done.in_tars} kept clips lie in tars, which a list cannot name: left out")
+    if done.unfiltered:
+        print(f"{done.unfiltered} segments were not filtered yet: left out")
+
+
+def merge(args: Namespace) -> None:
+    """Bring the rows of several runs together."""
+    from .rows import merge_files
+
+    print(f"{args.out}: {merge_files(args.rows, args.out)} rows")
+
+
+def status(args: Namespace) -> None:
+    """Say how far each step is."""
+    from .status import progress
+
+    print(progress(Work.open(args.work)))
+
+
 def run_steps(
-    args: Namespace, work: Work, names: list[str], settings: dict[str, Any] | None = None
+    args: Namespace, work: Work, names: Sequence[str], settings: Mapping[str, Any] | None = None
 ) -> None:
     """Run steps with the options that every step has. settings: of each of them."""
-    from .run import run
-    from .step import make_step
+    each = {name: dict(settings or {}) for name in names}
+    _execute(args, work, _steps(args, names, each))
 
-    report = run(
-        work,
-        [make_step(name, settings) for name in names],
-        workers=args.workers,
-        limit=args.time_limit,
-        retry=args.retry,
-    )
-    print(report.summary())
+
+def _steps(
+    args: Namespace, names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Step]:
+    """The steps, with what `--set` changes of them."""
+    from .options import parse_settings
+
+    changed = parse_settings(args.set, names)
+    return [
+        make_step(name, {**(settings or {}).get(name, {}), **changed.get(name, {})})
+        for name in names
+    ]
+
+
+def _execute(args: Namespace, work: Work, steps: Sequence[Step]) -> None:
+    from .executors import execute
+
+    execute(args, work, steps)

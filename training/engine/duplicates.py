@@ -26,9 +26,9 @@ _LARGEST_GROUP = 2000  # files that share a quarter of a hash; more of them are 
 def mark_duplicates(work: Work, distance: float = DISTANCE) -> int:
     """Writes the section `duplicate` into the rows of files, and returns how many are duplicates.
 
-    Of files that show the same the one of most pixels stays, of these the first. The section of the
-    others names it: `of` (its path), `exact` (equal bytes). Holds about 200 bytes per file in
-    memory. Raises ValueError naming a bad row.
+    Of files that show the same the one of most pixels stays, of these the first; `of` of the others
+    is its path. `same_bytes_as` is the path of the first file of equal bytes. Holds about 200 bytes
+    per file in memory. Raises ValueError naming a bad row.
     """
     names, hashes, lengths, pixels, contents = [], [], [], [], []
     for row in work.rows("files"):
@@ -43,11 +43,15 @@ def mark_duplicates(work: Work, distance: float = DISTANCE) -> int:
     originals = _originals(contents, hashes, np.array(lengths), np.array(pixels), distance)
     sections: dict[str, Section] = {}
     made_by = {"version": VERSION, "distance": distance}
+    first_of: dict[str, int] = {}
     for index, original in enumerate(originals):
-        same = index != original
-        exact = same and contents[index] == contents[original]
-        of = names[original][1] if same else None
-        sections[names[index][0]] = {"of": of, "exact": exact, "made_by": made_by}
+        of = None if index == original else names[original][1]
+        bytes_of = first_of.setdefault(contents[index], index)
+        sections[names[index][0]] = {
+            "of": of,
+            "same_bytes_as": None if bytes_of == index else names[bytes_of][1],
+            "made_by": made_by,
+        }
     _write(work, sections)
     return sum(section["of"] is not None for section in sections.values())
 

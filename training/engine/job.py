@@ -21,7 +21,7 @@ _LONGEST_REASON = 500  # characters
 def request(steps: Sequence[Step], row: Row, root: Path, limit: float) -> dict[str, Any]:
     """The message that asks for steps over a row. limit: seconds that each may take."""
     return {
-        "steps": [[step.name, json.dumps(step.settings())] for step in steps],
+        "steps": [[step.name, json.dumps(step.settings()), step.stamp()] for step in steps],
         "row": row,
         "root": str(root),
         "limit": sum(step.seconds(row, limit) for step in steps),
@@ -36,7 +36,7 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     """
     began = time.perf_counter()
     try:
-        steps = [_step(*pair) for pair in request["steps"]]
+        steps = [(_step(name, settings), stamp) for name, settings, stamp in request["steps"]]
         reader = Reader(request["row"], Path(request["root"]))
         sections, spent = run_steps(steps, request["row"], reader)
     except Unavailable as error:
@@ -46,13 +46,14 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
 
 
 def run_steps(
-    steps: Sequence[Step], row: Row, reader: Reader
+    steps: Sequence[tuple[Step, dict[str, Any]]], row: Row, reader: Reader
 ) -> tuple[dict[str, Section], dict[str, float]]:
-    """The section of each step, and the seconds that each took. Raises Unavailable.
+    """The section of each step, given with its stamp, and the seconds that each took.
 
-    All `FrameStep`s see the frames of one pass. A step that fails leaves the others alone.
+    All `FrameStep`s see the frames of one pass. A step that fails leaves the others alone. Raises
+    Unavailable.
     """
-    runs = [_Run(step) for step in steps]
+    runs = [_Run(step, stamp) for step, stamp in steps]
     passing = [run for run in runs if isinstance(run.step, FrameStep)]
     for run in runs:
         if run in passing:
@@ -76,8 +77,8 @@ def run_steps(
 class _Run:
     """One step over one row; what it raises is kept, so that the others go on."""
 
-    def __init__(self, step: Step):
-        self.step = step
+    def __init__(self, step: Step, stamp: dict[str, Any]):
+        self.step, self.stamp = step, stamp
         self.measure = self.section = None
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -99,13 +100,13 @@ class _Run:
 
     def outcome(self) -> Section:
         if self.error is None:
-            return {**self.section, "made_by": self.step.stamp()}
-        return failed(self.step, _say(self.error))
+            return {**self.section, "made_by": self.stamp}
+        return failed(_say(self.error), self.stamp)
 
 
-def failed(step: Step, reason: str) -> Section:
+def failed(reason: str, stamp: dict[str, Any]) -> Section:
     """The section of a step that could not do a row."""
-    return {"error": reason[:_LONGEST_REASON], "made_by": step.stamp()}
+    return {"error": reason[:_LONGEST_REASON], "made_by": stamp}
 
 
 def _say(error: Exception) -> str:

@@ -64,6 +64,8 @@ class FlowMeter:
         self._cv2 = need("cv2")
         self._flow = self._cv2.DISOpticalFlow_create(self._cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._before: np.ndarray | None = None
+        self.last: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        """The last two frames as grey levels, (h, w) each, and the flow between them (h, w, 2)."""
         self._shape: tuple[int, ...] | None = None
         self._mean: list[float] = []
         self._fastest: list[float] = []
@@ -76,7 +78,9 @@ class FlowMeter:
             raise ValueError(f"a frame is {frame.shape}, those before it are {self._shape}")
         now, self._shape = _grey(self._cv2, frame), frame.shape
         if self._before is not None:
-            speed = np.linalg.norm(self._flow.calc(self._before, now, None), axis=-1).ravel()
+            flow = self._flow.calc(self._before, now, None)
+            self.last = self._before, now, flow
+            speed = np.linalg.norm(flow, axis=-1).ravel()
             count = max(1, int(FASTEST * speed.size))
             side = min(now.shape)
             self._mean.append(float(speed.mean()) / side)
@@ -86,6 +90,20 @@ class FlowMeter:
     def speeds(self) -> Speeds:
         """Of the frames so far."""
         return Speeds(np.array(self._mean), np.array(self._fastest))
+
+
+def warp_error(before: np.ndarray, now: np.ndarray, flow: np.ndarray) -> float:
+    """Mean difference, in levels of 0 to 1, between a frame and the next one moved back along the
+    flow; of the pixels whose way ends inside the frame. before, now: uint8 (h, w), flow: (h, w, 2)
+    in pixels. 0 where none does.
+    """
+    cv2 = need("cv2")
+    height, width = before.shape
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    x, y = x + flow[..., 0], y + flow[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    moved_back = cv2.remap(now, x, y, cv2.INTER_LINEAR)
+    return float(cv2.absdiff(before, moved_back)[inside].mean()) / 255 if inside.any() else 0.0
 
 
 def flow_speeds(frames: Iterable[np.ndarray]) -> Speeds:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.formats import Member
+from ..data.formats import Member, inside
 from ..data.media import Media, Shown, Timeline
 from ..data.pictures import MediaError
 from .rows import Row, source_of
@@ -67,8 +67,9 @@ class Reader:
 
     @property
     def path(self) -> Path:
-        """The file (of a row from a tar, the tar)."""
-        return self.root / self.source["path"]
+        """The file (of a row from a tar, the tar). Raises ValueError where it is not inside the
+        media folder: rows come from strangers."""
+        return inside(self.source["path"], self.root)
 
     @cached_property
     def media(self) -> Media:

@@ -52,6 +52,7 @@ class SourceInfo(TypedDict, total=False):
     first: int  # time stamp of the first frame, ticks
     container: str
     codec: str
+    side: int  # the shorter one, pixels; only in rows of segments
     duplicate_of: str | None  # path of the file that shows the same; only in rows of segments
 
 
@@ -62,7 +63,9 @@ class SegmentInfo(TypedDict, total=False):
     end: int  # time stamp after its last frame
     start_s: float  # the same in seconds from the file's first frame
     end_s: float
+    seconds: float
     frames: int
+    made_by: dict[str, Any]  # version and settings of the cutting
 
 
 def segment_id(content: str, start: int, end: int) -> str:

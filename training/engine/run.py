@@ -159,7 +159,7 @@ class _Runner:
         path = file_name(row)
         if shard.lost[path] >= MOST_LOST:
             reason = f"given up: the file cost {MOST_LOST} worker processes"
-            sections = {step.name: job.failed(step, reason) for step in steps}
+            sections = {step.name: job.failed(reason, step.stamp()) for step in steps}
         elif reply.get("lost"):
             sections = self._alone(row, steps, reply["error"])
             shard.lost[path] += 1
@@ -178,7 +178,7 @@ class _Runner:
     def _alone(self, row: Row, steps: Sequence[Step], reason: str) -> dict[str, Section]:
         """The sections of steps that together lost their process."""
         if len(steps) == 1:
-            return {steps[0].name: {**job.failed(steps[0], reason), "lost": True}}
+            return {steps[0].name: {**job.failed(reason, steps[0].stamp()), "lost": True}}
         sections: dict[str, Section] = {}
         for step in steps:
             asked = self.pool.submit(job.request([step], row, self.work.media, self.limit))
