@@ -13,6 +13,7 @@ from . import commands
 from .export import CAPTIONS
 from .features import FEATURES
 from .language.commands import add_language_commands
+from .stats.command import add_stats_command
 
 EXECUTORS = ("local", "datatrove", "slurm", "ray")
 
@@ -31,6 +32,7 @@ def add_commands(names) -> None:
     _add_features(steps)
     add_language_commands(steps, add_running)
     _add_rest(steps)
+    add_stats_command(steps)
 
 
 def _add_scan(steps) -> None:

@@ -71,7 +71,7 @@ class _Scale:
         shares = [i / (count - 1) for i in range(count)]
         values = [self.low * (1 - share) + self.high * share for share in shares]
         return [
-            (round(self.start + share * (self.end - self.start), 2), _label(self.back(value)))
+            (round(self.start + share * (self.end - self.start), 2), short_number(self.back(value)))
             for share, value in zip(shares, values, strict=True)
         ]
 
@@ -103,7 +103,8 @@ def _line(index: int, name: str, points: Points, x_of: _Scale, y_of: _Scale) -> 
     )
 
 
-def _label(value: float) -> str:
+def short_number(value: float) -> str:
+    """Four digits, with a letter for thousands, millions and milliards."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if 10 * size <= abs(value) < 10_000 * size:
             return f"{value / size:.4g}{unit}"
