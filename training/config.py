@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from stiv.config import MODELS, STIVConfig
 
 from .data.sources import DataSpec
-from .section import Section, UserPath
+from .section import Section, UserPath, parse_section, read_yaml
 from .swap import check_count
 from .tasks import TASK_NAMES
 
@@ -335,12 +334,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
 
     Raises ValueError of one line naming the file and each bad key with its value.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a readable YAML config ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
+    values = read_yaml(path)
     for override in overrides:
         _override(values, override)
     return parse_config(values, str(path))
@@ -348,19 +342,7 @@ def load_config(path: Path, overrides: list[str] = ()) -> TrainConfig:
 
 def parse_config(values: dict[str, Any], origin: str = "config") -> TrainConfig:
     """A config from plain values. Raises ValueError of one line that names every bad key."""
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(f"{origin}: {'; '.join(map(_problem, error.errors()))}") from None
-
-
-def _problem(error: dict[str, Any]) -> str:
-    key = ".".join(map(str, error["loc"]))
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] in ("missing", "value_error") or not key:
-        return f"{key}: {message}" if key else message
-    # A few lines of YAML can name a value whose whole repr would fill the memory.
-    return f"{key}: {message} (got {reprlib.repr(error['input']):.80})"
+    return parse_section(TrainConfig, values, origin)
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -23,15 +23,20 @@ S = TypeVar("S", bound=Section)
 
 def load_section(kind: type[S], path: Path) -> S:
     """Settings from a YAML file. Raises ValueError of one line naming the file and each bad key."""
+    return parse_section(kind, read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises ValueError of one line naming the file."""
     import yaml
 
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: not a readable YAML file ({error})") from error
+        raise ValueError(f"{path}: not a readable YAML config ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping of settings, got {type(values).__name__}")
-    return parse_section(kind, values, str(path))
+    return values
 
 
 def parse_section(kind: type[S], values: dict[str, Any], origin: str) -> S:
@@ -39,11 +44,10 @@ def parse_section(kind: type[S], values: dict[str, Any], origin: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"{origin}: {'; '.join(map(problem, error.errors()))}") from None
+        raise ValueError(f"{origin}: {'; '.join(map(_problem, error.errors()))}") from None
 
 
-def problem(error: dict[str, Any]) -> str:
-    """One of pydantic's errors, for people."""
+def _problem(error: dict[str, Any]) -> str:
     key = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("missing", "value_error") or not key:
