@@ -3,6 +3,7 @@
     doctor, cache latents, cache text, train, export     with --config recipe.yaml
     sample, score                                        with --checkpoint file.safetensors
     ablations                                            the paper's tables, and how to train a row
+    eval                                                 measures, benchmarks and comparisons
     data scan, data segment, data features, …            raw video into clips worth training on
 
 Every command can be stopped and run again. training/README.md tells the whole way.
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from . import commands
 from .engine.cli import add_commands as add_data_commands
+from .evaluation.commands import add_eval
 
 BUNDLED = Path(__file__).parents[1] / "models" / "stiv_nano.safetensors"
 
@@ -49,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     _add_checkpoint_commands(names)
     _add_ablations(names)
     add_data_commands(names)
+    add_eval(names)
     return top
 
 

@@ -1,0 +1,145 @@
+"""`python -m training eval …`: the paper's measures, benchmarks and comparisons."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import Namespace
+from pathlib import Path
+
+PAIRED = ("psnr", "ssim", "lpips")
+BETWEEN = ("fid", "fvd")
+
+
+def add_eval(names) -> None:
+    """Add `eval` and all below it to the commands of `python -m training`."""
+    parser = names.add_parser(
+        "eval",
+        help="measure clips, sample benchmarks, compare recipes; the last line is JSON",
+        description=__doc__,
+    )
+    what = parser.add_subparsers(dest="what", required=True)
+    _add_measures(what)
+
+
+def _add_measures(what) -> None:
+    texts = {
+        "psnr": "peak signal to noise of clips with the same names in two folders",
+        "ssim": "structural similarity of clips with the same names in two folders",
+        "lpips": "perceptual distance of clips with the same names in two folders",
+        "fid": "Fréchet distance of pictures or frames, by your Inception",
+        "fvd": "Fréchet distance of videos, by your I3D",
+        "is": "inception score of videos, by your C3D",
+        "clip": "how well videos or pictures show their captions, by your CLIP",
+        "motion": "share of videos in which something moves, by optical flow",
+    }
+    for name, text in texts.items():
+        command = what.add_parser(name, help=text, description=text)
+        command.set_defaults(run=measure)
+        _add_inputs(command, name)
+        command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+        many = {"fid": 50, "fvd": 50, "is": 200}.get(name, 2000)
+        least = "; 0: no interval" if name in BETWEEN else ""
+        command.add_argument(
+            "--resamples", type=int, default=many, help=f"of the bootstrap (default {many}){least}"
+        )
+        command.add_argument("--json", type=Path, help="write the result here as well")
+
+
+def _add_inputs(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument(
+        "--made", type=Path, required=True, help="folder of videos, pictures or folders of frames"
+    )
+    if name in PAIRED + BETWEEN:
+        command.add_argument("--true", type=Path, required=True, help="folder of the true ones")
+    if name == "clip":
+        command.add_argument(
+            "--captions", type=Path, help="list of the files and their captions (.jsonl, .csv); "
+            "default: the .txt beside each file"
+        )  # fmt: skip
+        command.add_argument("--clip", type=Path, help="folder of a CLIP, as transformers saves it")
+    if name == "lpips":
+        command.add_argument(
+            "--backbone", type=Path, help="weights of torchvision's AlexNet or VGG"
+        )
+        command.add_argument("--net", choices=["alex", "vgg"], default="alex")
+    if role := {"fid": "inception", "fvd": "i3d", "is": "c3d"}.get(name):
+        command.add_argument(f"--{role}", type=Path, help="its TorchScript file")
+        command.add_argument(
+            "--input-range",
+            choices=["auto", "0-255", "0-1", "signed"],
+            default="auto",
+            help="what the network takes",
+        )
+    if name in ("fid", "clip"):
+        command.add_argument(
+            "--per-file", type=int, default=8, help="frames of a video, spread evenly (default 8)"
+        )
+    else:
+        default = 16 if name in ("fvd", "is") else None
+        said = default or "all"
+        command.add_argument(
+            "--frames", type=int, default=default, help=f"of a clip (default {said})"
+        )
+        command.add_argument("--stride", type=int, default=1, help="take one frame of so many")
+        if name in BETWEEN:
+            command.add_argument("--true-stride", type=int, help="another stride for the true ones")
+    command.add_argument(
+        "--size", type=_size, metavar="HxW", help="scale and crop to it; default: all have one size"
+    )
+    command.add_argument("--count", type=int, help="files, at most")
+    command.add_argument("--workers", type=int, default=2, help="decoding processes per folder")
+
+
+def _size(text: str) -> tuple[int, int]:
+    """256x256, height first."""
+    try:
+        height, width = map(int, text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected HEIGHTxWIDTH, as 256x256") from None
+    return height, width
+
+
+def measure(args: Namespace) -> None:
+    """Measure, print the number and its JSON."""
+    from . import measures
+    from .result import report
+
+    made, how = _folder(args, args.made), {"seed": args.seed, "resamples": args.resamples}
+    if args.what in PAIRED:
+        files, per_frame = {}, getattr(measures, args.what, None)
+        if args.what == "lpips":
+            per_frame = measures.Lpips(args.backbone, args.net)
+            files = {"backbone": per_frame.facts()}
+        true = _folder(args, args.true)
+        result = measures.compare(args.what, made, true, per_frame=per_frame, files=files, **how)
+    elif args.what in BETWEEN:
+        weights = args.inception if args.what == "fid" else args.i3d
+        true = _folder(args, args.true, getattr(args, "true_stride", None))
+        between = getattr(measures, args.what)
+        result = between(made, true, weights, input_range=args.input_range, **how)
+    elif args.what == "is":
+        result = measures.inception_score(made, args.c3d, input_range=args.input_range, **how)
+    elif args.what == "clip":
+        from .clip_score import Clip, clip_score
+
+        result = clip_score(made, Clip(args.clip), **how)
+    else:
+        result = measures.motion(made, **how)
+    report([result], args.json)
+
+
+def _folder(args: Namespace, path: Path, stride: int | None = None):
+    from .inputs import Folder
+
+    if args.what in ("fid", "clip"):
+        cut = {"frames": 1, "extract": "uniform", "per_file": args.per_file}
+    else:
+        cut = {"frames": args.frames, "stride": stride or args.stride}
+    return Folder(
+        path,
+        captions=getattr(args, "captions", None),
+        size=args.size,
+        count=args.count,
+        workers=args.workers,
+        **cut,
+    )
