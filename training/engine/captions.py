@@ -15,7 +15,7 @@ from typing import ClassVar
 from .language.ask import Form
 from .language.prompts import Prompt, load_prompt
 from .language.step import LanguageStep
-from .language.turns import tidy, with_frames
+from .language.turns import tidy
 from .reader import Frame, Uniform
 from .rows import Row, Section, seconds
 from .step import FrameStep
@@ -45,17 +45,16 @@ class Captions(LanguageStep, FrameStep):
 
     @cached_property
     def _prompt(self) -> Prompt:
-        return load_prompt(self.name, self.prompt, "frames", "seconds")
+        return load_prompt(self.name, self.prompt, "count", "seconds")
 
     def start(self, row: Row) -> _Look:
         return _Look(self, row)
 
     def caption(self, row: Row, frames: list) -> Section:
         """The section for frames, uint8 (H, W, 3) each. Raises as `Asker.ask` does."""
-        turns = self._prompt.turns(frames=len(frames), seconds=f"{seconds(row):.1f}")
-        answer = self.asker.ask(
-            Captioned, with_frames(turns, frames), self._prompt.max_tokens, self._check
-        )
+        prompt = self._prompt
+        turn = prompt.turn(frames, count=len(frames), seconds=f"{seconds(row):.1f}")
+        answer = self.asker.ask(Captioned, turn, prompt.max_tokens, self._check)
         return {
             "text": tidy(answer.value.caption),
             "model": answer.model,

@@ -38,8 +38,8 @@ class Categorize(CaptionStep):
         text = self.need_text(row)
         prompt = self._prompt
         listed = "\n".join(f"- {name}: {what}" for name, what in prompt.categories.items())
-        turns = prompt.turns(categories=listed, caption=text)
-        answer = self.asker.ask(self._form, turns, prompt.max_tokens)
+        turn = prompt.turn(categories=listed, caption=text)
+        answer = self.asker.ask(self._form, turn, prompt.max_tokens)
         return {
             "category": answer.value.category,
             "of": digest(text),

@@ -30,7 +30,7 @@ def add_commands(names) -> None:
     _add_scan(steps)
     _add_segment(steps)
     _add_features(steps)
-    add_language_commands(steps, add_running)
+    add_language_commands(steps, add_running, _add_media)
     _add_rest(steps)
     add_stats_command(steps)
 

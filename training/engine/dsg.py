@@ -26,7 +26,7 @@ from .language.ask import Answer, Asker, Form, add_tokens
 from .language.prompts import Prompt, load_prompt
 from .language.settings import ModelSettings
 from .language.step import Caption, CaptionStep, digest
-from .language.turns import tidy, with_frames
+from .language.turns import tidy
 from .reader import Reader
 from .rows import Row, Section
 
@@ -205,8 +205,8 @@ class DenseDsg(CaptionStep):
                         )
 
         prompt = self._questions
-        turns = prompt.turns(sentences=listed)
-        return self._question_asker.ask(Questions, turns, prompt.max_tokens, check)
+        turn = prompt.turn(sentences=listed)
+        return self._question_asker.ask(Questions, turn, prompt.max_tokens, check)
 
     def _look(self, objects: list[Section], frames: Sequence) -> list[Answer[Seen]]:
         """Notes in `objects` where each was seen; returns the answers."""
@@ -231,8 +231,8 @@ class DenseDsg(CaptionStep):
 
         listed = "\n".join(f"{number}. {q}" for number, q in enumerate(questions, 1))
         prompt = self._answers
-        turns = with_frames(prompt.turns(questions=listed, count=len(questions)), [frame])
-        return self.asker.ask(Seen, turns, prompt.max_tokens, check)
+        turn = prompt.turn([frame], questions=listed, count=len(questions))
+        return self.asker.ask(Seen, turn, prompt.max_tokens, check)
 
     @cached_property
     def _question_asker(self) -> Asker:
@@ -277,14 +277,38 @@ def merge_objects(mentioned: Iterable[Mentioned]) -> list[Section]:
     return list(merged.values())
 
 
+def share_interval(parts: Sequence[int], wholes: Sequence[int]) -> tuple[float, float] | None:
+    """95 % interval of sum(parts) / sum(wholes) over captions, by bootstrap; None below two.
+
+    A ratio of sums is, to first order, the mean of r + (part - r whole) / mean(whole), r the ratio
+    itself, so that the captions can be drawn one value each.
+    """
+    from ..evaluation.intervals import over_clips
+
+    ratio, mean = sum(parts) / sum(wholes), sum(wholes) / len(wholes)
+    pairs = zip(parts, wholes, strict=True)
+    interval = over_clips([ratio + (part - ratio * whole) / mean for part, whole in pairs])
+    return interval and (max(0.0, interval[0]), min(1.0, interval[1]))
+
+
 def summary(rows: Iterable[Row], caption: str = "dense") -> str:
-    """DSG-Video of a set of rows, for people."""
+    """DSG-Video of a set of rows with its intervals, for people."""
     counts = counts_of(rows, caption)
     total = sum(counts, Counts())
     if total.i is None:
         return f"DSG-Video ({caption}): no caption that mentions an object was looked at"
-    return (
-        f"DSG-Video_i {100 * total.i:.2f}% ({total.hallucinated} of {total.mentioned} objects), "
-        f"DSG-Video_s {100 * total.s:.2f}% ({total.hallucinated_sentences} of {total.sentences} "
-        f"sentences) of {len(counts)} captions ({caption})"
+    of_objects = share_interval(*zip(*((c.hallucinated, c.mentioned) for c in counts), strict=True))
+    of_sentences = share_interval(
+        *zip(*((c.hallucinated_sentences, c.sentences) for c in counts), strict=True)
     )
+    return (
+        f"DSG-Video ({caption}, {len(counts)} captions)\n"
+        f"  i {_percent(total.i, of_objects)}: {total.hallucinated} of {total.mentioned} objects\n"
+        f"  s {_percent(total.s, of_sentences)}: {total.hallucinated_sentences} of "
+        f"{total.sentences} sentences"
+    )
+
+
+def _percent(share: float, interval: tuple[float, float] | None) -> str:
+    between = f" (95 %: {100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
+    return f"{100 * share:.2f} %{between}"

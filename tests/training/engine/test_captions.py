@@ -62,7 +62,8 @@ def make_work(folder: Path, media: Path) -> Work:
     """A work folder with a segment for each clip."""
     work = Work.create(folder, media)
     end = 100 * FRAMES
-    segment = {"start": 0, "end": end, "start_s": 0.0, "end_s": end / 1000, "frames": FRAMES}
+    seconds = {"start_s": 0.0, "end_s": end / 1000, "seconds": end / 1000}
+    segment = {"start": 0, "end": end, **seconds, "frames": FRAMES}
     work.shard("segments", 0).write(
         {
             "schema": 1,
@@ -208,7 +209,8 @@ def test_dsg_of_captions_whose_truth_is_known(done) -> None:
         "b": (pytest.approx(2 / 3), 1 / 2),  # green and blue, in one sentence of two
         "c": (None, 0),
     }
-    assert "DSG-Video_i 50.00% (3 of 6 objects), DSG-Video_s 28.57% (2 of 7 sentences)" in printed
+    assert re.search(r"i 50\.00 % \(95 %.*\): 3 of 6 objects", printed)
+    assert re.search(r"s 28\.57 % \(95 %.*\): 2 of 7 sentences", printed)
     # A question that was answered by yes is not asked again: 1 call for the objects of each clip,
     # three frames of a with 3, 2 and 2 questions, three of b, none of c.
     assert rows["a"]["dsg_dense"]["tokens"] == [400, 80]
@@ -308,5 +310,8 @@ def test_without_a_model_it_is_said_how_to_get_one(media, tmp_path) -> None:
     empty.mkdir()
     with pytest.raises(NotReady, match=r"no folder of a model.*hf download"):
         make_step("captions_dense", {"model": {"folder": str(empty)}}).check()
+    for odd in ({"frames": 0}, {"side": 5000}):
+        with pytest.raises(ValueError, match=f"{next(iter(odd))} is {next(iter(odd.values()))}"):
+            make_step("dsg_dense", {"model": {"base_url": "http://a", "model": "m"}, **odd}).check()
     with pytest.raises(ValueError, match="model: base: Extra"):
         DenseCaptions(model={"base": "http://a/v1"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from training.engine.dsg import (
     Counts,
@@ -10,6 +12,7 @@ from training.engine.dsg import (
     count,
     counts_of,
     merge_objects,
+    share_interval,
     split_sentences,
     summary,
 )
@@ -48,10 +51,29 @@ def test_a_set_is_the_sum_of_its_captions() -> None:
     assert counts == [Counts(1, 1, 1, 1), Counts(0, 9, 0, 3)]
     total = sum(counts, Counts())
     assert (total.i, total.s) == (0.1, 0.25)  # not the means 1/2 and 1/2 of the captions
-    assert "DSG-Video_i 10.00%" in summary(rows) and "of 2 captions" in summary(rows)
+    assert "i 10.00 %" in summary(rows) and "2 captions" in summary(rows)
+    assert "(95 %" not in summary(rows[:1])
     assert "no caption" in summary(rows[2:])
     with pytest.raises(ValueError, match="row 5: dsg_dense"):
         counts_of([{"id": "5", "dsg_dense": {"objects": [{}], "sentences": 1}}])
+
+
+def test_the_interval_is_that_of_a_ratio_of_sums() -> None:
+    rng = np.random.default_rng(0)
+    wholes = rng.integers(1, 12, 200)
+    parts = rng.binomial(wholes, 0.15)
+    low, high = share_interval(parts.tolist(), wholes.tolist())
+    direct = bootstrap(
+        (parts, wholes),
+        lambda part, whole, axis: part.sum(axis) / whole.sum(axis),
+        paired=True,
+        n_resamples=2000,
+        rng=rng,
+    ).confidence_interval
+    assert low == pytest.approx(direct.low, abs=0.004)
+    assert high == pytest.approx(direct.high, abs=0.004)
+    assert high - low > 0.03
+    assert share_interval([0, 0, 0], [1, 2, 3]) == (0, 0)
 
 
 @pytest.mark.parametrize(

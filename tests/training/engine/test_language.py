@@ -44,14 +44,14 @@ def frame(value: int = 90, height: int = 24, width: int = 40) -> np.ndarray:
     return np.full((height, width, 3), value, np.uint8)
 
 
-def turns(text: str = "How many?", *frames: np.ndarray) -> list[Turn]:
-    return [Turn("system", "You count."), Turn("user", text, frames)]
+def turn(text: str = "How many?", *frames: np.ndarray) -> Turn:
+    return Turn("user", text, frames)
 
 
 def ask(server: ChatServer, folder: Path | None = None, **changes):
     asker = Asker(server.model(**changes), folder)
     try:
-        return asker.ask(Pets, turns(), 50)
+        return asker.ask(Pets, turn(), 50)
     finally:
         asker.backend.close()
 
@@ -62,7 +62,7 @@ def ask(server: ChatServer, folder: Path | None = None, **changes):
 def test_what_is_sent_and_what_comes_back(server, monkeypatch) -> None:
     monkeypatch.setenv("PET_KEY", "secret-key-17")
     asker = Asker(server.model(api_key_env="PET_KEY", extra={"top_k": 3}))
-    answer = asker.ask(Pets, turns("How many?", frame(10), frame(200)), 50)
+    answer = asker.ask(Pets, turn("How many?", frame(10), frame(200)), 50)
     assert answer.value == Pets(animal="cat", count=2)
     assert (answer.model, answer.tokens) == ("fake-1.5", (100, 20))
     (request,) = server.requests
@@ -72,7 +72,7 @@ def test_what_is_sent_and_what_comes_back(server, monkeypatch) -> None:
     assert body["top_k"] == 3
     asked = body["response_format"]
     assert asked["type"] == "json_schema" and asked["json_schema"]["schema"] == plain_schema(Pets)
-    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert [m["role"] for m in body["messages"]] == ["user"]
     assert request.text == "How many?"
     for picture, value in zip(request.pictures, (10, 200), strict=True):
         assert picture.shape == (24, 40, 3)
@@ -135,7 +135,7 @@ def test_a_bad_answer_is_sent_back_once_with_the_reason(server, bad, reason) -> 
     answer = ask(server)
     assert answer.value.count == 2 and answer.tokens == (200, 40)
     again = server.requests[1].body["messages"]
-    assert [m["role"] for m in again] == ["system", "user", "assistant", "user"]
+    assert [m["role"] for m in again] == ["user", "assistant", "user"]
     assert reason in again[-1]["content"] and len(again[-2]["content"]) <= 4000
     server.plays(bad)
     with pytest.raises(ValueError, match="two bad answers"):
@@ -205,7 +205,7 @@ def test_a_server_that_is_not_there() -> None:
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         model = ModelSettings(base_url=url, model="m", patience=0.1, first_wait=0.01)
         with pytest.raises(Unavailable, match="cannot be reached"):
-            Asker(model).ask(Pets, turns(), 50)
+            Asker(model).ask(Pets, turn(), 50)
         with pytest.raises(NotReady, match="is the server started"):
             Endpoint(model).check(frames=True)
 
@@ -238,7 +238,7 @@ def test_who_is_to_blame_is_found_by_a_trial_request(server, fault) -> None:
 
 
 def test_a_fault_that_passes_is_not_seen(server) -> None:
-    server.plays(Reply("", 500), Reply(GOOD, short=9), Reply(body=b"{}"), GOOD)
+    server.plays(Reply("", 500), Reply(GOOD, short=9), GOOD)
     assert ask(server, first_wait=0.001).value.count == 2
     assert not server.trials
 
@@ -263,7 +263,7 @@ def test_the_key_stays_out_of_every_text(server, tmp_path, monkeypatch) -> None:
         Endpoint(model).check(frames=False)
     server.script = server.trial
     with pytest.raises(Unavailable) as raised:
-        Asker(model, tmp_path).ask(Pets, turns(), 50)
+        Asker(model, tmp_path).ask(Pets, turn(), 50)
     for text in (str(told.value), str(raised.value), repr(model), model.model_dump_json()):
         assert "secret" not in text
     assert "secret" not in json.dumps(model.stamp())
@@ -319,7 +319,7 @@ def test_an_answer_is_asked_for_once_and_paid_for_once(server, tmp_path) -> None
 def test_answers_differ_by_all_that_matters() -> None:
     def name(model=None, text="How many?", value=90, size=(24, 40), form=Pets, most=50) -> str:
         named = {"base_url": "http://a/v1", "model": "m", **(model or {})}
-        sent = turns(text, frame(value, *size))
+        sent = turn(text, frame(value, *size))
         return key(ModelSettings(**named), sent, plain_schema(form), most)
 
     changes = [
@@ -341,20 +341,20 @@ def test_answers_differ_by_all_that_matters() -> None:
 
 
 def test_a_changed_prompt_is_another_and_a_broken_one_is_refused(tmp_path) -> None:
-    ours = load_prompt("captions_short", None, "frames", "seconds")
+    ours = load_prompt("captions_short", None, "count", "seconds")
     text = (FOLDER / "captions_short.yaml").read_text(encoding="utf-8")
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace("at most 20 words", "at most 15 words"), encoding="utf-8")
-    mine = load_prompt("captions_short", str(path), "frames", "seconds")
+    mine = load_prompt("captions_short", str(path), "count", "seconds")
     assert mine.version == ours.version and mine.id != ours.id
-    assert "$seconds" in mine.turns(frames="$seconds", seconds=2)[-1].text  # not looked into
+    assert "$seconds" in mine.turn(count="$seconds", seconds=2).text  # not looked into
     for old, new, reason in (
-        ("$frames", "$pictures", "pictures"),
-        ("$frames frames", "frames", "is missing"),
-        ("$frames", "$ frames", "Invalid placeholder"),
+        ("$count", "$number", "number"),
+        ("$count frames", "frames", "is missing"),
+        ("$count", "$ count", "Invalid placeholder"),
         ("version: 1", "version: one", "version"),
     ):
         path.write_text(text.replace(old, new), encoding="utf-8")
         with pytest.raises(ValueError, match=reason) as raised:
-            load_prompt("captions_short", str(path), "frames", "seconds")
+            load_prompt("captions_short", str(path), "count", "seconds")
         assert str(path) in str(raised.value)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,14 @@ _LARGEST = 2**21  # bytes of a file
 _LEDGER = "spent.jsonl"
 
 
-def key(
-    settings: ModelSettings, turns: Sequence[Turn], schema: dict[str, Any], max_tokens: int
-) -> str:
+def key(settings: ModelSettings, turn: Turn, schema: dict[str, Any], max_tokens: int) -> str:
     """Of everything that an answer depends on: the model and how it is asked, every word of the
     prompt, every pixel of the frames, what is asked for."""
     parts = [
         _FORMAT,
         settings.stamp(),
-        [[turn.role, turn.text, [_frame_hash(frame) for frame in turn.frames]] for turn in turns],
+        turn.text,
+        [_frame_hash(frame) for frame in turn.frames],
         schema,
         max_tokens,
     ]
@@ -80,8 +78,8 @@ class Answers:
         try:
             with open(self._path(key), "rb") as file:
                 kept = json.loads(file.read(_LARGEST))
-            tokens = kept["tokens"]
-            return Completion(str(kept["text"]), str(kept["model"]), tokens and tuple(tokens))
+            tokens = None if kept["tokens"] is None else tuple(map(int, kept["tokens"]))
+            return Completion(str(kept["text"]), str(kept["model"]), tokens)
         except (OSError, ValueError, RecursionError, LookupError, TypeError):
             return None
 

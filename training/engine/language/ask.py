@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -53,30 +53,30 @@ class Asker:
     def ask(
         self,
         form: type[T],
-        turns: Sequence[Turn],
+        turn: Turn,
         max_tokens: int,
         check: Callable[[T], object] = bool,
     ) -> Answer[T]:
-        """The answer to the last of the turns. check: raises ValueError for what `form` lets pass.
+        """The answer to a turn. check: raises ValueError for what `form` lets pass.
 
         An answer of another form is sent back once, with what is wrong. Raises ValueError where the
         second is no better, and as `Backend.complete` does.
         """
         schema = plain_schema(form)
-        name = key(self.settings, turns, schema, max_tokens)
+        name = key(self.settings, turn, schema, max_tokens)
         kept = self.answers.get(name)
         if kept is not None:
             try:
                 return Answer(_parse(form, check, kept), kept.model, kept.tokens)
             except _Bad:
                 pass  # checks have become stricter, or somebody changed the file
-        answer = self._complete(turns, schema, max_tokens)
+        answer = self._complete([turn], schema, max_tokens)
         tokens = answer.tokens
         try:
             value = _parse(form, check, answer)
         except _Bad as bad:
             again = [
-                *turns,
+                turn,
                 Turn("assistant", answer.text[:_QUOTED] or "…"),
                 Turn("user", f"This is not what was asked for: {bad}. {_AGAIN}"),
             ]

@@ -15,8 +15,8 @@ KINDS = ("short", "dense", "motion")
 _ANSWERS = "answers"  # folder in the work folder
 
 
-def add_language_commands(steps, add_running: Callable[[argparse.ArgumentParser], None]) -> None:
-    """Adds the three commands. add_running: adds the options that every step has."""
+def add_language_commands(steps, *add_options: Callable[[argparse.ArgumentParser], None]) -> None:
+    """Adds the three commands. add_options: each adds options that every step has."""
     captions = steps.add_parser("caption", help="captions of the segments, by a model that sees")
     captions.set_defaults(run=caption)
     captions.add_argument(
@@ -44,7 +44,8 @@ def add_language_commands(steps, add_running: Callable[[argparse.ArgumentParser]
         command.add_argument("--model", type=Path, help="YAML file: which model, and where it is")
         command.add_argument("--prompt", type=Path, help="a file in place of ours, see prompts/")
         command.add_argument("--answers", type=Path, help="kept answers; default: in --work")
-        add_running(command)
+        for add in add_options:
+            add(command)
 
 
 def caption(args: Namespace) -> None:
@@ -82,7 +83,7 @@ def _run(args: Namespace, names: Sequence[str], settings: dict[str, Any]) -> Wor
     from ..step import Unavailable
     from .answers import Answers
 
-    work = Work.open(args.work)
+    work = Work.open(args.work, args.media)
     answers = Answers(args.answers or work.folder / _ANSWERS)
     settings = {**settings, "answers": str(answers.folder.absolute())}
     if args.model:

@@ -64,7 +64,7 @@ class Endpoint:
 
     def check(self, frames: bool) -> None:
         try:
-            self._post(self._body(trial(frames), TRIAL_SCHEMA, _TRIAL_TOKENS))
+            self._post(self._body([trial(frames)], TRIAL_SCHEMA, _TRIAL_TOKENS))
         except _Failure as failure:
             sees = " with a picture" if frames else ""
             raise NotReady(

@@ -36,7 +36,7 @@ class LocalModel:
         if not any(folder.glob("*.safetensors")):
             raise NotReady(f"{folder} holds no .safetensors: other weights are not loaded")
         try:
-            sees = self._sees()
+            sees = self._sees
         except (ValueError, KeyError, OSError) as error:
             raise NotReady(f"{folder}: transformers cannot read it: {error}") from None
         if frames and not sees:
@@ -56,7 +56,8 @@ class LocalModel:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-        ).to(model.device, model.dtype)
+        )
+        inputs = inputs.to(model.device, model.dtype) if self._sees else inputs.to(model.device)
         given = inputs["input_ids"].shape[1]
         warm = {"temperature": self.settings.temperature} if self.settings.temperature else {}
         with torch.inference_mode():
@@ -69,6 +70,7 @@ class LocalModel:
         ended = new[-1].item() in (ends if isinstance(ends, list) else [ends])
         return Completion(text, self.settings.identity, (given, len(new)), not ended)
 
+    @cached_property
     def _sees(self) -> bool:
         transformers = need("transformers")
         config = transformers.AutoConfig.from_pretrained(self.settings.folder, **_LOCAL)
@@ -77,7 +79,7 @@ class LocalModel:
     @cached_property
     def _loaded(self):
         torch, transformers = need("torch"), need("transformers")
-        folder, sees = self.settings.folder, self._sees()
+        folder, sees = self.settings.folder, self._sees
         reader = transformers.AutoProcessor if sees else transformers.AutoTokenizer
         network = (
             transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
@@ -87,7 +89,7 @@ class LocalModel:
         return reader.from_pretrained(folder, **_LOCAL), model.eval().to(device)
 
     def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
-        if not self._sees():
+        if not self._sees:
             return turn.text
         pictures = [{"type": "image", "image": Image.fromarray(frame)} for frame in turn.frames]
         return [*pictures, {"type": "text", "text": turn.text}]

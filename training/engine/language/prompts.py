@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
+import numpy as np
 from pydantic import Field
 
 from ...section import Section, load_section
@@ -19,20 +21,22 @@ class Prompt(Section):
 
     version: int = Field(ge=1, description="raised with every change that is meant to matter")
     max_tokens: int = Field(ge=16, le=32768, description="of the answer")
-    system: str = Field(min_length=1, max_length=20_000)
     text: str = Field(min_length=1, max_length=20_000)
     categories: dict[str, str] = Field({}, description="of `categorize`: names and what they mean")
 
-    def turns(self, **values: object) -> list[Turn]:
-        """The prompt with the values for its $words, which are not looked into."""
+    def turn(self, frames: Sequence[np.ndarray] = (), **values: object) -> Turn:
+        """The prompt with the values for its $words, which are not looked into.
+
+        frames: uint8 (H, W, 3) each. It is all the user's turn: not every model has a system's.
+        """
         text = Template(self.text).substitute({k: str(v) for k, v in values.items()})
-        return [Turn("system", self.system.strip()), Turn("user", text.strip())]
+        return Turn("user", text.strip(), tuple(frames))
 
     def check(self, *words: str) -> None:
         """Raises ValueError where the text has a $word that is not among these, or lacks one."""
         marks = {word: f"\0{word}\0" for word in words}
         try:
-            text = self.turns(**marks)[-1].text
+            text = self.turn(**marks).text
         except (KeyError, ValueError) as error:
             known = ", ".join(f"${word}" for word in words)
             raise ValueError(f"text: {error} is not known: expected {known}; $$ is a $") from None

@@ -71,6 +71,7 @@ class LanguageStep(Step):
 
     @cached_property
     def _stamp(self) -> dict[str, Any]:
+        self._need_model()
         prompts = {name: prompt.id for name, prompt in self.prompts().items()}
         return {**super().stamp(), **self.model.stamp(), "prompts": prompts}
 
@@ -78,9 +79,11 @@ class LanguageStep(Step):
         return dict(self._stamp)
 
     def check(self) -> None:
-        if self.model is None:
-            raise NotReady(f"{self.name} needs a model: {HELP}")
+        self._need_model()
         super().check()
+        for name, low, high in (("frames", 1, 64), ("side", 64, 2048)):
+            if not low <= getattr(self, name, low) <= high:
+                raise ValueError(f"{name} is {getattr(self, name)}: expected {low} to {high}")
         self.prompts()
         for model, looks in self.models().items():
             backend = Asker(model).backend
@@ -88,6 +91,10 @@ class LanguageStep(Step):
                 backend.check(looks)
             finally:
                 backend.close()
+
+    def _need_model(self) -> None:
+        if self.model is None:
+            raise NotReady(f"{self.name} needs a model: {HELP}")
 
     def settings(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,7 +15,7 @@ _JOINERS = "\u200c\u200d"  # not printable, but scripts and emoji need them
 class Turn:
     """One message of a conversation; the frames come before the text."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["user", "assistant"]
     text: str
     frames: tuple[np.ndarray, ...] = ()
     """uint8 (H, W, 3) each."""
@@ -49,22 +49,17 @@ class Backend(Protocol):
         """Lets go of what it holds."""
 
 
-def with_frames(turns: Sequence[Turn], frames: Sequence[np.ndarray]) -> list[Turn]:
-    """The turns, the last one with frames, uint8 (H, W, 3) each."""
-    return [*turns[:-1], replace(turns[-1], frames=tuple(frames))]
-
-
 def tidy(text: str) -> str:
     """A model's words as one line, without what cannot be printed."""
     kept = (c for c in text if c.isprintable() or c.isspace() or c in _JOINERS)
     return " ".join("".join(kept).split())
 
 
-def trial(frames: bool) -> list[Turn]:
+def trial(frames: bool) -> Turn:
     """A question small enough to find out whether a model answers at all."""
     picture = np.tile(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (64, 1, 3))
     text = 'Answer with this JSON object and nothing else: {"ok": true}'
-    return [Turn("user", text, (picture,) if frames else ())]
+    return Turn("user", text, (picture,) if frames else ())
 
 
 TRIAL_SCHEMA: dict[str, Any] = {
