@@ -21,6 +21,7 @@ TIMES = (0.1, 0.5, 0.9)
 _FRAMES, _SIDE, _TOKENS = 4, 8, 12
 
 
+@torch.no_grad()
 def output(
     tensors: Mapping[str, Tensor],
     config: STIVConfig,
@@ -38,13 +39,12 @@ def output(
     if still:
         latents = latents[:, :1].expand(-1, _FRAMES, -1, -1)
     micro = torch.tensor([[8.0 * _SIDE, 8.0 * _SIDE, 0, 0, 1, 1 if still else _FRAMES]])
-    with torch.inference_mode():
-        return whole(tensors, config, dtype)(
-            latents.expand(len(TIMES), -1, -1, -1, -1),
-            torch.tensor(TIMES, dtype=dtype),
-            text.expand(len(TIMES), -1, -1),
-            micro=micro.expand(len(TIMES), -1),
-        )
+    return whole(tensors, config, dtype)(
+        latents.expand(len(TIMES), -1, -1, -1, -1),
+        torch.tensor(TIMES, dtype=dtype),
+        text.expand(len(TIMES), -1, -1),
+        micro=micro.expand(len(TIMES), -1),
+    )
 
 
 def relative_rms(new: Tensor, old: Tensor) -> float:

@@ -86,23 +86,25 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.base}: is what was asked for already; nothing was written")
     weights = initialised(base, aim, steps, latents=latents, text=text)
     if args.dry_run or args.no_measure:
-        print("\n".join(step.line() for step in steps))
+        for step in steps:
+            print(f"{step.name}: {step.does}\n    {step.promise}")
     else:
-        _print_changes(base, steps)
+        _print_measured(base, steps)
     print(_tasks_line(base.card, weights.card))
     finish(args, weights)
 
 
-def _print_changes(base: Weights, steps: Sequence[Step]) -> None:
-    """Every step with its change of the output, then that of all together."""
-    config = base.card.config
+def _print_measured(base: Weights, steps: Sequence[Step]) -> None:
+    """Every step with its change of the output, then that of all together, but for the sign."""
+    config, sign = base.card.config, 1
     still = not config.temporal_attention  # a picture's model is shown pictures
     first = before = output(base.diffusion_model, config, still=still)
     for step, tensors in zip(steps, stages(steps, base.diffusion_model)[1:], strict=True):
         after = output(tensors, step.after, still=still)
-        print(f"{step.line()}: changes the output by {_percent(after, before)}", flush=True)
-        before = after
-    print(f"all steps: change the output by {_percent(before, first)}")
+        print(f"{step.name}: {step.does}\n    {step.promise}")
+        print(f"    changes the output by {_percent(after, step.sign * before)}", flush=True)
+        before, sign = after, sign * step.sign
+    print(f"all steps change the output by {_percent(before, sign * first)}")
 
 
 # --- what is wanted ------------------------------------------------------------------------------

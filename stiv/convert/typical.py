@@ -30,48 +30,43 @@ _GATES = {"spatial_attn": 2, "mlp": 5, "temporal_attn": 8}
 
 
 class Typical:
-    """Averages of one network; what was computed is kept, weights are not."""
+    """Averages of one network. Callers keep what they ask for again: a block is read every time."""
 
     def __init__(self, tensors: Tensors, config: STIVConfig):
         self.tensors, self.config = tensors, config
-        self._sizes: dict[tuple[str, str], dict] = {}
 
+    @torch.no_grad()
     def query_sizes(self, prefix: str) -> dict[str, float]:
         """RMS of white tokens' queries and keys by their norms' names ("spatial_attn.q_norm").
 
         prefix: of the block. Not of attention whose tokens are not normalised.
         """
-        key = (prefix, "queries")
-        if key not in self._sizes:
-            sizes = self._sizes[key] = {}
-            with torch.inference_mode():
-                for name, branch, h in self._branches(prefix):
-                    if name != "mlp":
-                        q, k, _ = branch.qkv(h).chunk(3, -1)
-                        sizes |= {f"{name}.q_norm": _rms(q), f"{name}.k_norm": _rms(k)}
-        return self._sizes[key]
+        sizes = {}
+        for name, branch, h in self._branches(prefix):
+            if name != "mlp":
+                q, k, _ = branch.qkv(h).chunk(3, -1)
+                sizes |= {f"{name}.q_norm": _rms(q), f"{name}.k_norm": _rms(k)}
+        return sizes
 
+    @torch.no_grad()
     def branch_sizes(self, prefix: str) -> dict[int, float]:
         """Standard deviation of what gated branches give for white tokens, by their gate's number.
 
         prefix: of the block. A gate's number is its place among the parts of the modulation.
         """
-        key = (prefix, "branches")
-        if key not in self._sizes:
-            sizes = self._sizes[key] = {}
-            with torch.inference_mode():
-                for name, branch, h in self._branches(prefix):
-                    if name == "temporal_attn" and self.config.temporal_gate != "own":
-                        continue  # no gate
-                    if name == "mlp":
-                        out = branch(h)
-                    elif name == "spatial_attn":
-                        out = branch(h, None, F.scaled_dot_product_attention)
-                    else:
-                        h = h.transpose(1, 2)
-                        out = branch(h, None, F.scaled_dot_product_attention, over_time=True)
-                    sizes[_GATES[name]] = _rms(out - out.mean(-1, keepdim=True))
-        return self._sizes[key]
+        sizes = {}
+        for name, branch, h in self._branches(prefix):
+            if name == "temporal_attn" and self.config.temporal_gate != "own":
+                continue  # no gate
+            if name == "mlp":
+                out = branch(h)
+            elif name == "spatial_attn":
+                out = branch(h, None, F.scaled_dot_product_attention)
+            else:
+                h = h.transpose(1, 2)
+                out = branch(h, None, F.scaled_dot_product_attention, over_time=True)
+            sizes[_GATES[name]] = _rms(out - out.mean(-1, keepdim=True))
+        return sizes
 
     @cached_property
     def mean_modulation(self) -> Tensor:
@@ -97,17 +92,16 @@ class Typical:
     def _few_modulations(self) -> Tensor:
         return self._modulations(_TIMES)
 
+    @torch.no_grad()
     def _modulations(self, count: int) -> Tensor:
         model = outer_parts(self.tensors, self.config)
-        with torch.inference_mode():
-            return model.shared_modulation(self._conditions(model, count))
+        return model.shared_modulation(self._conditions(model, count))
 
+    @torch.no_grad()
     def _conditions(self, model: STIVTransformer, count: int) -> Tensor:
         latents = torch.zeros(1, self.config.latent_channels, 1, _SIDE, _SIDE)
-        with torch.inference_mode():
-            return model.condition(
-                latents.expand(count, -1, -1, -1, -1), torch.linspace(0, 1, count), None, None
-            )
+        times = torch.linspace(0, 1, count)
+        return model.condition(latents.expand(count, -1, -1, -1, -1), times, None, None)
 
     def _branches(self, prefix: str) -> Iterator[tuple[str, nn.Module, Tensor]]:
         """A block's self-attentions and FFN with what they read, (times, 1, tokens, D)."""

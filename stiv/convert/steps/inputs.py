@@ -246,6 +246,7 @@ def velocity(before: STIVConfig, aim: Aim) -> Step | None:
             tensors, before, {name: lambda name=name: -tensors[name] for name in names}
         ),
         trained=("all",),
+        sign=-1,
     )
 
 

@@ -22,6 +22,9 @@ from .step import Aim, Make, Step, Tensors, below, blocks, rewrite, wide
 
 _RIDGE = 1e-4
 
+_Sizes = Callable[[str], dict]
+"""Sizes within the block of a prefix."""
+
 
 def qk_norm(before: STIVConfig, aim: Aim) -> Step | None:
     """RMSNorm on queries and keys.
@@ -36,12 +39,12 @@ def qk_norm(before: STIVConfig, aim: Aim) -> Step | None:
     after = replace(before, qk_norm=True)
 
     def apply(tensors: Tensors) -> Tensors:
-        typical, made = Typical(tensors, before), {}
+        sizes, made = cache(Typical(tensors, before).query_sizes), {}
         for prefix in blocks(after):
             for name in below(after, [prefix]):
                 if name.endswith("_norm.weight"):
                     part = name.removeprefix(prefix).removesuffix(".weight")
-                    made[name] = partial(_size, typical, prefix, part)
+                    made[name] = partial(_size, sizes, prefix, part, after.head_dim)
         return rewrite(tensors, after, made)
 
     return Step(
@@ -69,14 +72,15 @@ def sandwich_norm(before: STIVConfig, aim: Aim) -> Step | None:
 
     def apply(tensors: Tensors) -> Tensors:
         typical, made = Typical(tensors, before), {}
+        sizes = cache(typical.branch_sizes)
         for prefix in blocks(before):
             if before.shared_adaln:
                 name = f"{prefix}modulation_table"
-                made[name] = partial(_louder_table, tensors, name, typical, prefix)
+                made[name] = partial(_louder_table, tensors, name, typical, sizes, prefix)
             else:
                 for part in ("weight", "bias"):
                     name = f"{prefix}modulation.{part}"
-                    made[name] = partial(_louder, tensors, name, typical, prefix)
+                    made[name] = partial(_louder, tensors, name, before.width, sizes, prefix)
             if before.temporal_attention and before.temporal_gate == "none":
                 for part in ("weight", "bias"):
                     name = f"{prefix}temporal_attn.proj.{part}"
@@ -123,14 +127,14 @@ def condition_norm(before: STIVConfig, aim: Aim) -> Step | None:
     )
 
 
-def _size(typical: Typical, prefix: str, part: str) -> Tensor:
-    size = 1.0 if part.startswith("cross") else typical.query_sizes(prefix).get(part, 1.0)
-    return torch.full((typical.config.head_dim,), size or 1.0)
+def _size(sizes: _Sizes, prefix: str, part: str, head_dim: int) -> Tensor:
+    size = 1.0 if part.startswith("cross") else sizes(prefix).get(part, 1.0)
+    return torch.full((head_dim,), size or 1.0)
 
 
-def _louder(tensors: Tensors, name: str, typical: Typical, prefix: str) -> Tensor:
-    parts = wide(tensors[name]).unflatten(0, (-1, typical.config.width)).clone()
-    for gate, size in typical.branch_sizes(prefix).items():
+def _louder(tensors: Tensors, name: str, width: int, sizes: _Sizes, prefix: str) -> Tensor:
+    parts = wide(tensors[name]).unflatten(0, (-1, width)).clone()
+    for gate, size in sizes(prefix).items():
         parts[gate] *= size or 1.0  # a branch of zeros stays one under any gate but zero
     return parts.flatten(0, 1)
 
@@ -139,9 +143,11 @@ def _times(tensors: Tensors, name: str, factor: float) -> Tensor:
     return wide(tensors[name]) * factor
 
 
-def _louder_table(tensors: Tensors, name: str, typical: Typical, prefix: str) -> Tensor:
+def _louder_table(
+    tensors: Tensors, name: str, typical: Typical, sizes: _Sizes, prefix: str
+) -> Tensor:
     table, mean = wide(tensors[name]).clone(), typical.mean_modulation
-    for gate, size in typical.branch_sizes(prefix).items():
+    for gate, size in sizes(prefix).items():
         table[gate] = (size or 1.0) * (mean[gate] + table[gate]) - mean[gate]
     return table
 

@@ -76,6 +76,8 @@ class Step:
     """Tensors, by the beginning of their names, that have to learn."""
     keeps: Literal["tasks", "pictures", "nothing"] = "nothing"
     """What the model can still do as before: all that it could, single frames, or nothing."""
+    sign: Literal[1, -1] = 1
+    """-1 where the output is wanted with the other sign."""
     parents: tuple[str | None, ...] = ()
     """Tensor hashes of checkpoints that it takes besides the source."""
 
@@ -84,16 +86,26 @@ class Step:
         """Whether it is more than another way to use the same tensors."""
         return self.apply is not same
 
-    def line(self) -> str:
-        """The step in one line."""
+    @property
+    def promise(self) -> str:
+        """What it keeps and what has to be trained, for people."""
         words = [f"exact for {self.exact}" if self.exact else "not exact"]
         if self.trained:
             words.append(f"to be trained: {', '.join(self.trained)}")
-        return f"{self.name}: {self.does} ({'; '.join(words)})"
+        return "; ".join(words)
+
+    def line(self) -> str:
+        """The step in one line."""
+        return f"{self.name}: {self.does} ({self.promise})"
 
     def record(self) -> dict[str, Any]:
         """The step for a card."""
-        return {"step": self.name, "exact": self.exact, "trained": list(self.trained)}
+        return {
+            "step": self.name,
+            "does": self.does,
+            "exact": self.exact,
+            "trained": list(self.trained),
+        }
 
 
 def rewrite(

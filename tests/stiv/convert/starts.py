@@ -58,8 +58,6 @@ def inputs_for(config: STIVConfig, exact: str = "", seed: int = 1) -> dict[str, 
         latents = latents[:, :, :1].expand(-1, -1, 4, -1, -1)
     elif exact.startswith("clips"):
         latents = latents[:, :, : config.temporal_patch]
-    elif exact.endswith("others are zero"):
-        latents[:, int(exact.split()[2]) :] = 0
     inputs = {
         "x_BCTHW": latents,
         "t_B": torch.tensor([0.2, 0.7], dtype=torch.float64),
@@ -71,6 +69,9 @@ def inputs_for(config: STIVConfig, exact: str = "", seed: int = 1) -> dict[str, 
         inputs["pooled"] = noise(2, config.pooled_width)
     if config.image_cross_attention and "an image" not in exact:
         inputs["image"] = noise(2, config.latent_channels, 6, 8)
+    if exact.endswith("others are zero"):
+        for name in {"x_BCTHW", "image"} & set(inputs):
+            inputs[name][:, int(exact.split()[2]) :] = 0
     return inputs
 
 

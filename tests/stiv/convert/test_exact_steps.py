@@ -176,7 +176,7 @@ def pairs(draw: st.DrawFn) -> tuple[STIVConfig, STIVConfig]:
     return STIVConfig(**source), STIVConfig(**target)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pair=pairs(), seed=st.integers(0, 3))
 def test_any_pair_is_reached_or_refused_by_name(pair: tuple, seed: int) -> None:
     source, target = pair
