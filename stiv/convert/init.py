@@ -16,7 +16,7 @@ from .difference import output, relative_rms
 from .initialise import Aim, Step, Temporal, initialised, plan, stages
 from .weights import Weights
 
-_SCALES = ("space_scale", "time_scale")
+_POSITIONS = ("space_scale", "time_scale", "rope_theta", "sincos_base")
 _CUSTOM = '{"name": "custom", "channels": 8, "scale": 1.0, "shift": 0.0, "downscale": 8}'
 
 
@@ -112,11 +112,11 @@ def _print_measured(base: Weights, steps: Sequence[Step]) -> None:
 
 def _config(args: argparse.Namespace, card: Card, latents: dict[str, Any] | None) -> STIVConfig:
     base = card.config
-    values = base.to_dict()
-    if args.like:
-        values = MODELS[args.like].to_dict()
-        if values["position"] == base.position:  # positions go with the size, not with the network
-            values |= {name: getattr(base, name) for name in _SCALES}
+    values = MODELS[args.like].to_dict() if args.like else base.to_dict()
+    settings = {name: value for text in args.set for name, value in _setting(text).items()}
+    # Positions go with the size and the length, not with the network; others begin anew.
+    stay = settings.get("position", values["position"]) == base.position
+    values |= {name: getattr(base if stay else STIVConfig, name) for name in _POSITIONS}
     for option, name in (("size", "space_scale"), ("frames", "time_scale")):
         if text := getattr(args, option):
             values[name] *= _ratio(option, text)
@@ -126,8 +126,7 @@ def _config(args: argparse.Namespace, card: Card, latents: dict[str, Any] | None
         values |= {"text_width": encoder["width"], "pooled_width": encoder["pooled_width"]}
     if args.depth_map:
         values["depth"] = len(args.depth_map.split(","))
-    for setting in args.set:
-        values |= _setting(setting)
+    values |= settings
     if not latents and values["latent_channels"] != base.latent_channels:
         raise ValueError(
             f"latent_channels {base.latent_channels} cannot become {values['latent_channels']!r} "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from stiv.card import EPSILON, LATENT_SPACES, Card
 from stiv.checkpoint import read_card, read_checkpoint
@@ -20,10 +21,10 @@ from stiv.model import STIVTransformer
 from stiv.tensor_file import LazyTensors
 from tests.models import random_model
 from tests.stiv.convert.checkpoints import checkpoint, fails, run, write
+from tests.stiv.convert.releases import pixart
 from tests.stiv.convert.starts import IMAGE, PIXART, STIV
 
 ROOT = Path(__file__).parents[3]
-CLIP_G = {"text_width": 1280, "pooled_width": 1280}
 
 
 def base(path: Path, config: STIVConfig, **card) -> Path:
@@ -174,3 +175,35 @@ def test_like_takes_the_switches_and_leaves_the_positions(tmp_path: Path) -> Non
     found = read_card(out)
     assert found.config.space_scale == 0.5 and found.config.text_width == 128
     assert found.text["encoder"] == "custom"
+
+
+def test_rotary_positions_begin_anew(tmp_path: Path) -> None:
+    source = base(tmp_path / "base.safetensors", replace(PIXART, space_scale=0.5))
+    out = tmp_path / "out.safetensors"
+    settings = ("--set", "position=rope", "--size", "256:512", "--no-measure")
+    assert run("init", source, *settings, "--out", out) == 0
+    assert read_card(out).config == replace(PIXART, position="rope", space_scale=0.5, sincos_base=0)
+    assert run("init", source, "--size", "256:512", "--overwrite", "--out", out) == 0
+    assert read_card(out).config == replace(PIXART, space_scale=0.25)
+
+
+def test_a_release_is_imported_started_and_started_again(tmp_path: Path) -> None:
+    """Released file, ancestor, STIV image model, STIV video model: the card knows all of it."""
+    released, imported, image, video = (
+        tmp_path / f"{name}.safetensors" for name in ("released", "imported", "image", "video")
+    )
+    save_file(pixart(), released)
+    assert run("import", released, "--heads", "2", "--out", imported) == 0
+    shape = [f"--set={field}" for field in ("width=32", "depth=2", "heads=2")]
+    picture = ("--set", "temporal_attention=false", "--set", "temporal_patch=1")
+    first = ("--like", "xl", *shape, *picture, "--velocity", "--no-measure")
+    assert run("init", imported, *first, "--out", image) == 0
+    assert run("init", image, "--like", "xl", *shape, "--no-measure", "--out", video) == 0
+    card = read_card(video)
+    assert card.config == STIVConfig(width=32, depth=2, heads=2)
+    assert card.prediction == "velocity" and card.text["encoder"] == "clip_g"
+    operations = card.training["operations"]
+    taken = [parent for entry in operations for parent in entry["parents"]]
+    assert taken[1:] == [read_card(imported).tensor_hash, read_card(image).tensor_hash]
+    assert operations[0]["operation"] == "import"
+    assert [entry["step"] for entry in operations[-2:]] == ["temporal patch", "temporal attention"]
