@@ -78,7 +78,11 @@ class Dissolves:
         reach = float(line @ line)
         if reach < line.size * _LEAST_CHANGE**2 or _correlation(first, last) > self.alike:
             return None
-        window = np.stack(list(self._cells)[-length:]) - first
+        frames = np.stack(list(self._cells)[-length:])
+        levels = frames.mean(1)
+        if levels.min() < _BLACK or levels.max() > 255 - _BLACK:
+            return None  # a fade
+        window = frames - first
         along = window @ line / reach
         mixed = np.flatnonzero((along > 0.1) & (along < 0.9))
         inside = range(mixed[0], mixed[-1] + 1) if len(mixed) else range(0)
