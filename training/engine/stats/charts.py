@@ -13,7 +13,7 @@ from ...watch.chart import short_number
 from .histogram import nice_step
 
 _WIDTH, _HEIGHT = 400, 196
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 22, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 22, 26
 _END = 14  # pixels of the bar that sums up what lies beyond an end, with its gap
 _JOINT = (640, 420)
 _MOST_TICKS = 6
@@ -145,7 +145,8 @@ def joint(
 
 
 def number(value: float) -> str:
-    """For people: 4 digits, thousands and millions with their letter."""
+    """For people: 3 digits, or a whole number; ten thousands and millions with their letter."""
+    value = float(f"{value:.3g}") if abs(value) < 1000 else round(value)
     return short_number(value).replace("-", "−")
 
 
@@ -207,5 +208,5 @@ def _cut(cut: Mapping[str, Any], axis: Axis) -> str:
     return (
         f'<line class="cut" x1="{at}" x2="{at}" y1="{_TOP - 12}" y2="{_HEIGHT - _BOTTOM}"/>'
         f'<text class="cut" x="{round(x, 2)}" y="{_TOP - 6}" text-anchor="{anchor}">'
-        f"{'&lt;' if is_below else '&gt;'} {number(cut['at'])}</text>"
+        f"{'&lt;' if is_below else '&gt;'} {cut['at']:g}</text>"
     )

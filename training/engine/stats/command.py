@@ -21,6 +21,7 @@ def add_stats_command(steps) -> None:
         help="a YAML file, or a preset: what its thresholds would drop, without filtering; "
         "default: those that the segments were filtered by",
     )
+    report.add_argument("--against", type=Path, help="stats.json of another run, to compare with")
     report.add_argument("--out", type=Path, help="folder of the report; default: in --work")
     report.add_argument("--name", help="title; default: the work folder's name")
     report.add_argument("--clips", type=int, default=6, help="in a row of a contact sheet")
@@ -33,10 +34,12 @@ def add_stats_command(steps) -> None:
 def stats(args: Namespace) -> None:
     """Write report.html and stats.json."""
     from ..filter import load_filter
+    from .compare import read_figures
     from .report import FIGURES, PAGE, filtered_by, write_report
 
     if not 0 <= args.clips <= 50:
         raise ValueError(f"--clips is {args.clips}: expected 0 to 50")
+    against = read_figures(args.against) if args.against else None
     work = Work.open(args.work, args.media)
     if not work.shards("segments"):
         raise ValueError(f"{args.work} has no segments yet: run `data segment` first")
@@ -49,6 +52,7 @@ def stats(args: Namespace) -> None:
         media=None if args.no_pictures else work.media,
         files=work.rows("files"),
         rules=rules,
+        against=against,
         size=args.clips,
         seed=args.seed,
         workers=args.workers,

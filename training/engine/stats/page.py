@@ -39,6 +39,7 @@ def page(figures: Mapping[str, Any], pictures: Mapping[str, bytes | str]) -> str
     """
     sections = {
         "dropped": ("What was dropped", _dropped(figures)),
+        "compared": ("What changed", _compared(figures.get("compared"))),
         "distributions": ("Distributions", _distributions(figures)),
         "joint": ("The two scores that cut most", _joint(figures)),
         "contents": ("What is in the set", _tallies(figures)),
@@ -125,7 +126,10 @@ def _dropped(figures: Mapping[str, Any]) -> str:
         )
         idle = [said(rule["rule"]) for rule in figures["filter"]["rules"] if not rule["any"]]
         if idle:
-            parts.append(f"<p>Drop nothing: {', '.join(idle)}.</p>")
+            names = f"<p>{', '.join(idle)}</p>"
+            parts.append(
+                f"<details><summary>Rules that drop nothing: {len(idle)}</summary>{names}</details>"
+            )
     return "\n".join(parts)
 
 
@@ -176,6 +180,28 @@ def _funnel(title: str, stages: Sequence[tuple], names: Sequence[str], whole: in
     return table(f"{title} that are left", head, rows, "funnel")
 
 
+def _compared(compared: Mapping[str, Any] | None) -> str:
+    if not compared:
+        return ""
+    rows = []
+    for line in compared["lines"]:
+        before, now = line["before"], line["now"]
+        change = None if None in (before, now) else now - before
+        sign = "+" if change and change > 0 else ""
+        cells = f"<td>{_count(before)}</td><td>{_count(now)}</td><td>{sign}{_count(change)}</td>"
+        rows.append(f'<tr><th scope="row">{said(line["what"])}</th>{cells}</tr>')
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Before", "Now", "Change"))
+    head = f'<tr><th scope="col">Figure</th>{heads}</tr>'
+    about = f"<p>Before: the report on {said(compared['name'])}.</p>"
+    return about + table("Figures before and now", head, rows)
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}".replace("-", "−") if isinstance(value, int) else number(value)
+
+
 # --- distributions -------------------------------------------------------------------------------
 
 
@@ -216,7 +242,7 @@ def _card(measured: Mapping[str, Any], id: str, filtered: bool) -> str:
         facts.append(("Not measured", f"{measured['missing']:,} clips"))
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts)
     cuts = "".join(
-        f"<li><b>{cut['side']} {number(cut['at'])}</b>: {cut['rows']:,} clips "
+        f"<li><b>{cut['side']} {cut['at']:g}</b>: {cut['rows']:,} clips "
         f"({share(cut['rows'], measured['count'])})</li>"
         for cut in measured["cuts"]
     )

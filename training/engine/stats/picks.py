@@ -104,7 +104,8 @@ def strips(measure: Measure, cuts: Sequence[Cut], size: int) -> list[Strip]:
     found = [Strip(low, about[0], lambda values: -values, size)]
     for cut in sorted(cuts, key=lambda cut: cut.at):
         for side in ("below", "above"):
-            where = f"just {side} {cut.at:g}, {'dropped' if side == cut.side else 'kept'}"
+            near = f"just {side} {cut.at:g}" if side == cut.side else f"{cut.at:g} or just {side}"
+            where = f"{near}, {'dropped' if side == cut.side else 'kept'}"
             key = partial(_nearest, cut, side == cut.side)
             found.append(Strip("Borderline", where, key, -(-size // 2)))
     found.append(Strip(high, about[1], lambda values: values, size))

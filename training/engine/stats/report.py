@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ...files import atomic
 from ..filter import PRESETS, Filter, load_filter
 from ..rows import Row, value
 from .collect import Collector
+from .compare import compare
 from .drops import judge, verdict
 from .files import count_files
 from .measures import Cut, shortened
@@ -46,6 +47,7 @@ def write_report(
     media: Path | None = None,
     files: Iterable[Row] | None = None,
     rules: tuple[str, Filter] | None = None,
+    against: Mapping[str, Any] | None = None,
     size: int = 6,
     seed: int = 0,
     workers: int = 2,
@@ -55,9 +57,9 @@ def write_report(
 
     rows: of segments, read once. media: the folder of their files; None = no pictures. files: rows
     of all files, for the stages before segments. rules: a filter with its name, whose thresholds
-    are shown, and which is tried on rows that it has not filtered. size: clips in a strip; 0 = no
-    contact sheets. seed: of what is drawn at random. workers, limit: processes that decode, and the
-    seconds that each clip may take.
+    are shown, and which is tried on rows that it has not filtered. against: figures of another
+    report, to compare with. size: clips in a strip; 0 = no contact sheets. seed: of what is drawn
+    at random. workers, limit: processes that decode, and the seconds that each clip may take.
 
     The same rows and files give the same bytes. Raises what the iterators raise, OSError, and
     RuntimeError where no worker process can be started.
@@ -77,6 +79,8 @@ def write_report(
         figures["filter"] |= {"name": shortened(rules[0]), "digest": rules[1].digest()}
     if files is not None:
         figures["files"] = count_files(files)
+    if against is not None:
+        figures["compared"] = compare(against, figures)
     shown: dict[str, bytes | str] = {}
     if media is not None and clips:
         sheets = figures["sheets"].values()

@@ -104,8 +104,8 @@ def test_sheets_show_both_ends_and_both_sides_of_thresholds(figures) -> None:
     assert shown("motion.score") == {
         ("Lowest", ""): [1.0, 1.9, 2.0, 4.0, 8.0, 16.0],
         ("Borderline", "just below 2, dropped"): [1.9, 1.0],
-        ("Borderline", "just above 2, kept"): [2.0, 4.0, 8.0],
-        ("Borderline", "just below 50, kept"): [32.0, 16.0, 8.0],
+        ("Borderline", "2 or just above, kept"): [2.0, 4.0, 8.0],
+        ("Borderline", "50 or just below, kept"): [32.0, 16.0, 8.0],
         ("Borderline", "just above 50, dropped"): [64.0],
         ("Highest", ""): [64.0, 32.0, 16.0, 8.0, 4.0, 2.0],
     }
