@@ -25,6 +25,7 @@ from .layers import (
     norm,
     sinusoid,
 )
+from .rope import sincos_2d
 from .tokens import Positions, patchify, unpatchify
 
 MICRO_CONDITIONS = {"size": 2, "crop": 2, "stride": 1, "frames": 1}
@@ -248,8 +249,13 @@ class STIVTransformer(nn.Module):
             mask = text_mask.bool()
             mask = mask | ~mask.any(-1, keepdim=True)  # softmax over nothing would be NaN
         if self.config.image_cross_attention and image is not None:
-            tokens, _ = patchify(image[:, :, None], self.config.patch, 1)
-            context = torch.cat([context, self.image_embed(tokens[:, 0])], dim=1)
+            tokens, (_, H, W) = patchify(image[:, :, None], self.config.patch, 1)
+            # Cross-attention has no positions of its own: without these it could not tell where
+            # in the picture a token is.
+            places = sincos_2d(
+                H, W, self.config.width, 1.0, 0, self.config.rope_theta, image.device, image.dtype
+            )
+            context = torch.cat([context, self.image_embed(tokens[:, 0]) + places], dim=1)
             if mask is not None:
                 mask = F.pad(mask, (0, tokens.shape[2]), value=True)
         return context, None if mask is None else mask[:, None, None]

@@ -49,8 +49,6 @@ def obstacle(row: Ablation) -> str | None:
     """Why a row cannot be trained here; None where it can."""
     if row.setup.temporal_mask:
         return "masking here leaves out spatial tokens only"
-    if row.config.image_cross_attention:
-        return "the trainer shows cross-attention no picture; only the network can do it"
     if "latent_channels" in row.network:
         return (
             "the paper's VAE of 8 channels was not published, and with one of 4 this is the row "
@@ -101,6 +99,8 @@ def overrides(row: Ablation) -> dict[str, Any]:
         "optimizer.lr": setup.lr,
         "masking.ratio": setup.spatial_mask,
     }
+    if row.config.image_cross_attention:
+        wanted["data.image_attention"] = "beside" if setup.frame_replacement else "instead"
     if not setup.spatial_mask:
         wanted["masking.unmasked_steps"] = 0
     if row.config.temporal_gate == "own":

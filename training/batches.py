@@ -40,6 +40,8 @@ class Batch:
     """(B, K) spatial tokens that masking leaves."""
     captions: list[str]
     keys: list[str]
+    image: Tensor | None = None
+    """(B, C, H, W) first frame for cross-attention, zeros where it is not given."""
     dropout: Tensor | None = None
     """(B,) seeds of a LoRA's dropout."""
 
@@ -88,6 +90,11 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
     mask = torch.stack([d.frame_mask for d in drawn])
     blank = torch.tensor([d.is_blank for d in drawn]).view(-1, 1, 1, 1, 1)
     given = raw.latents.masked_fill(blank, 0)
+    image = None
+    if config.data.image_attention:
+        image = given[:, :, 0] * mask[:, 0].view(-1, 1, 1, 1)
+    if config.data.image_attention == "instead":
+        mask = torch.zeros_like(mask)
     drops = config.lora is not None and config.lora.dropout
     return Batch(
         x=replace_frames(interpolate(raw.latents, noise, t), given, mask),
@@ -98,6 +105,7 @@ def make_batch(raw: RawBatch, config: TrainConfig, model: STIVConfig) -> Batch:
         keep=torch.stack([d.keep for d in drawn]) if draws.mask_ratio else None,
         captions=[d.caption for d in drawn],
         keys=list(raw.keys),
+        image=image,
         dropout=sample_seeds(config.seed, raw.step, raw.positions) if drops else None,
     )
 

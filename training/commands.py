@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
-    from torch import Tensor
 
     from .config import TrainConfig
     from .sampling import Sampler
@@ -119,7 +118,7 @@ def sample(args: Namespace) -> None:
     )
     clean = mask = None
     if picture:
-        clean, mask = _first_frame(sampler, picture, len(args.prompt))
+        clean, mask = sampler.first_frame([picture] * len(args.prompt))
     clips = sampler.clips(args.prompt, clean, mask, args.seed)
     for path in write_samples(clips, args.prompt, args.out, args.seed, fps=args.fps):
         log.info("wrote %s", path)
@@ -148,22 +147,6 @@ def _picture(path: Path) -> Picture:
 
     with Image.open(path) as opened:
         return opened.convert("RGB")
-
-
-def _first_frame(sampler: Sampler, picture: Picture, count: int) -> tuple[Tensor, Tensor]:
-    """The picture, scaled and cropped to the sampler's size, as the first of all frames."""
-    import numpy as np
-    import torch
-    from PIL import Image, ImageOps
-
-    C, T, H, W = sampler.shape
-    fitting = ImageOps.fit(picture, (8 * W, 8 * H), Image.Resampling.LANCZOS)
-    latent = sampler.codec.encode(np.array(fitting)[None, None])
-    clean = torch.zeros(count, C, T, H, W)
-    clean[:, :, :1] = latent
-    mask = torch.zeros(count, T, dtype=torch.bool)
-    mask[:, 0] = True
-    return clean, mask
 
 
 def score(args: Namespace) -> None:

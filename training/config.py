@@ -48,6 +48,9 @@ class TextSection(Section):
     file: UserPath | None = Field(None, description="a frozen encoder's .safetensors, as ComfyUI's")
     tokenizer: UserPath | None = Field(None, description="folder of its tokenizer's files")
     cache: UserPath | None = Field(None, description="folder of `cache text`, for a frozen encoder")
+    weights: UserPath | None = Field(
+        None, description="nano: a checkpoint whose text encoder the run begins with"
+    )
     width: int = Field(128, ge=16, le=4096, description="nano: token width")
     depth: int = Field(3, ge=1, le=64, description="nano: blocks")
     heads: int = Field(4, ge=1, le=64, description="nano: attention heads")
@@ -108,6 +111,11 @@ class DataSection(Section):
         {"t2v": 1.0}, description="conditioning tasks and their shares, summing to 1"
     )
     image_dropout: float = Field(0.08, ge=0, le=1, description="given frames dropped (paper 0.08)")
+    image_attention: Literal["instead", "beside"] | None = Field(
+        None,
+        description="ablation: the first frame, where it is given, is shown to cross-attention, "
+        "instead of replacing the noised one or beside; needs model.changes.image_cross_attention",
+    )
     reverse: bool = Field(False, description="shapes: also train on clips played backwards")
     workers: int = Field(0, ge=0, le=256, description="loader processes; 0: in this process")
 
@@ -307,6 +315,13 @@ class TrainConfig(Section):
             raise ValueError(
                 f"text.width is {self.text.width}, but the model reads {model.text_width}"
             )
+        if model.image_cross_attention != bool(self.data.image_attention):
+            raise ValueError(
+                f"data.image_attention is {self.data.image_attention!r}, but the model's "
+                f"image_cross_attention is {model.image_cross_attention}: set both or neither"
+            )
+        if self.text.weights and self.text.encoder != "nano":
+            raise ValueError(f"text.weights is of encoder nano: this run takes {self.text.encoder}")
         blocks = self.init.depth_map if self.init else None
         if blocks is not None and len(blocks) != model.depth:
             raise ValueError(

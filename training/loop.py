@@ -186,7 +186,7 @@ class Trainer:
     def loss(self, batch: Batch) -> Tensor:
         """(B,) flow loss on the generated frames (paper sections 3.1 and 3.2)."""
         prompt = {k: v.to(self.device) for k, v in self.networks.prompts(batch.captions).items()}
-        velocity = self.model(batch.x, batch.t, prompt, batch.micro, batch.keep)
+        velocity = self.model(batch.x, batch.t, prompt, batch.micro, batch.keep, batch.image)
         return flow_loss(velocity, batch.target, batch.frame_mask)
 
     def learning_rate(self, step: int) -> float:

@@ -107,12 +107,16 @@ class Networks(nn.ModuleDict):
         prompt: dict[str, Tensor],
         micro: Tensor | None = None,
         keep: Tensor | None = None,
+        image: Tensor | None = None,
     ) -> Tensor:
         """Float32 velocity for latents x (B, C, T, H, W) at t (B,).
 
-        prompt: of `prompts`, on the device of x. micro, keep: as for `STIVTransformer`.
+        prompt: of `prompts`, on the device of x. micro, keep: as for `STIVTransformer`. image
+        (B, C, H, W): for cross-attention to it; zeros, and None, stand for none.
         """
         model = self["diffusion_model"]
+        if model.config.image_cross_attention and image is None:
+            image = torch.zeros_like(x[:, :, 0])
         dtype = self.dtype or model.patch_embed.weight.dtype
         if "tokens" in prompt:
             encoder = self["text_encoder"]
@@ -128,6 +132,7 @@ class Networks(nn.ModuleDict):
             text_mask=prompt["mask"],
             pooled=None if pooled is None else pooled.to(dtype),
             micro=micro,
+            image=None if image is None else image.to(dtype),
             keep=keep,
         ).float()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,12 +14,16 @@ from torch import Tensor
 from stiv.checkpoint import Card, read_checkpoint
 from stiv.flow import euler_sample
 from stiv.frames import replace_frames
-from stiv.guidance import joint_guidance
+from stiv.guidance import joint_guidance, renormalize
 
 from .networks import Networks
 
-Velocity = Callable[[Tensor, Tensor, list[str]], Tensor]
-"""velocity(x (B, C, T, H, W), t (B,), captions) of a model."""
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+Velocity = Callable[..., Tensor]
+"""velocity(x (B, C, T, H, W), t (B,), captions) of a model; of one with cross-attention to the
+first frame also image (B, C, H, W)."""
 
 
 class Codec(Protocol):
@@ -44,8 +48,13 @@ class Sampler:
     guidance_scale: float = 7.5
     shift: float = 1.0
     device: torch.device | str = "cpu"
-    null_is_blank: bool = False
-    """The unconditional pass sees given frames as zeros, not noised: multi-view (paper)."""
+    null: Literal["noised", "blank", "given"] = "noised"
+    """How the unconditional pass sees given frames: noised like all others (JIT-CFG), as zeros
+    (multi-view), or given as well, so that guidance is by the text alone (without JIT-CFG)."""
+    renorm: bool = False
+    """CFG-Renorm (section 3.3)."""
+    image_attention: Literal["instead", "beside"] | None = None
+    """Of a model with cross-attention to the first frame, see the recipe's key of that name."""
 
     @classmethod
     def from_checkpoint(
@@ -92,10 +101,16 @@ class Sampler:
             states = encode_prompts(prompts, card, text_encoder, tokenizer=tokenizer, device=device)
         networks = Networks.from_checkpoint(path, states).to(device, dtype)
         settings.setdefault("shift", card.sampling["shift"])
+        recipe = card.training.get("recipe", {}).get("data", {})
+        settings.setdefault("image_attention", recipe.get("image_attention"))
         return cls(networks.velocity, codec, shape, device=device, **settings)
 
     def clips(
-        self, prompts: Sequence[str], clean: Tensor | None, frame_mask: Tensor | None, seed: int
+        self,
+        prompts: Sequence[str],
+        clean: Tensor | None,
+        frame_mask: Tensor | None,
+        seed: int | Sequence[int],
     ) -> np.ndarray:
         """uint8 (B, T, 8 H, 8 W, 3): `latents` decoded."""
         return self.codec.decode(self.latents(prompts, clean, frame_mask, seed))
@@ -106,31 +121,75 @@ class Sampler:
         prompts: Sequence[str],
         clean: Tensor | None = None,
         frame_mask: Tensor | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> Tensor:
         """Model latents (B, C, T, H, W) for B prompts.
 
-        clean (B, C, T, H, W) and frame_mask (B, T): frames that are given; they come back exactly.
-        The unconditional pass sees them noised like every other frame, or blank.
+        clean (B, C, T, H, W) and frame_mask (B, T): frames that are given; they come back exactly,
+        but for a model that sees them in cross-attention instead. seed: of the noise of all, or one
+        for each: then a video does not depend on those beside it, but for rounding.
         """
-        generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn((len(prompts), *self.shape), generator=generator).to(self.device)
+        noise = self._noise(len(prompts), seed)
         if clean is not None:
             clean, frame_mask = clean.to(self.device), frame_mask.to(self.device)
         texts = [""] * len(prompts) + list(prompts)
+        pictures = self._pictures(noise, clean, frame_mask)
+        if self.image_attention == "instead":
+            clean = frame_mask = None
 
         def guided(x: Tensor, t: Tensor) -> Tensor:
-            given = null = x
-            if clean is not None:
-                given = replace_frames(x, clean, frame_mask)
-                if self.null_is_blank:
-                    null = replace_frames(x, torch.zeros_like(x), frame_mask)
-            both = self.velocity(torch.cat([null, given]), torch.cat([t, t]), texts)
-            return joint_guidance(*both.chunk(2), self.guidance_scale)
+            seen = torch.cat(self._seen(x, clean, frame_mask))
+            null, given = self.velocity(seen, torch.cat([t, t]), texts, **pictures).chunk(2)
+            v = joint_guidance(null, given, self.guidance_scale)
+            return renormalize(v, given, frame_mask) if self.renorm else v
 
         return euler_sample(
             guided, noise, self.steps, shift=self.shift, clean=clean, frame_mask=frame_mask
         )
+
+    def _noise(self, count: int, seed: int | Sequence[int]) -> Tensor:
+        if isinstance(seed, int):
+            generator = torch.Generator().manual_seed(seed)
+            return torch.randn((count, *self.shape), generator=generator).to(self.device)
+        generators = (torch.Generator().manual_seed(one) for one in seed)
+        rows = [torch.randn(self.shape, generator=generator) for generator in generators]
+        return torch.stack(rows).to(self.device)
+
+    def _seen(
+        self, x: Tensor, clean: Tensor | None, frame_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """What the unconditional and the conditional pass see."""
+        if clean is None:
+            return x, x
+        given = replace_frames(x, clean, frame_mask)
+        if self.null == "blank":
+            return replace_frames(x, torch.zeros_like(x), frame_mask), given
+        return given if self.null == "given" else x, given
+
+    def _pictures(
+        self, noise: Tensor, clean: Tensor | None, frame_mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The first frames for the cross-attention of both passes, where a model has that."""
+        if self.image_attention is None:
+            return {}
+        picture = torch.zeros_like(noise[:, :, 0])
+        if clean is not None:
+            picture = clean[:, :, 0] * frame_mask[:, 0].view(-1, 1, 1, 1)
+        null = picture if self.null == "given" else torch.zeros_like(picture)
+        return {"image": torch.cat([null, picture])}
+
+    def first_frame(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
+        """Pictures, scaled and cropped to the sampler's size, as the first of all frames: clean
+        latents (B, C, T, H, W) and which frames are given (B, T), for `latents`."""
+        from PIL import Image, ImageOps
+
+        C, T, H, W = self.shape
+        fitting = [ImageOps.fit(p, (8 * W, 8 * H), Image.Resampling.LANCZOS) for p in pictures]
+        clean = torch.zeros(len(pictures), C, T, H, W)
+        clean[:, :, :1] = self.codec.encode(np.stack([np.array(p) for p in fitting])[:, None])
+        mask = torch.zeros(len(pictures), T, dtype=torch.bool)
+        mask[:, 0] = True
+        return clean, mask
 
 
 def latent_shape(card: Card, size: tuple[int, int, int] | None) -> tuple[int, int, int, int]:

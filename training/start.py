@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stiv.card import Card
 from stiv.checkpoint import read_card, read_checkpoint
 from stiv.convert.initialise import Aim, Step, Temporal, grow, plan
-from stiv.text_encoder import Tokenizer
 
 from .config import TrainConfig
 from .lora import add_lora
@@ -37,7 +35,11 @@ def build_networks(config: TrainConfig, *, is_resumed: bool = False) -> tuple[Ne
         keep_vocabulary(config, networks.tokenizer.vocab)
     if config.init and (config.lora or not is_resumed):
         parents = _begin_from(networks, config)
-    is_new = networks.tokenizer is not None and not (config.init and config.init.text_encoder)
+    if config.text.weights and (config.lora or not is_resumed):
+        card, parts = read_checkpoint(config.text.weights)
+        _take_text_encoder(networks, f"text.weights {config.text.weights}", card, parts)
+    begun = config.text.weights or (config.init and config.init.text_encoder)
+    is_new = networks.tokenizer is not None and not begun
     if config.text.pretrain_steps and is_new and not is_resumed:
         pretrain(
             networks["text_encoder"],
@@ -114,10 +116,9 @@ def _begin_from(networks: Networks, config: TrainConfig) -> list[str]:
         temporal = Temporal(tensors=their_parts["diffusion_model"], config=other.config)
     aim = _aim(config, card, temporal)
     model.load_state_dict(grow(parts["diffusion_model"], card.config, aim))
-    if networks.tokenizer is not None and config.init.text_encoder:
-        _take_text_encoder(
-            networks["text_encoder"], networks.tokenizer, path, card.tokenizer, parts
-        )
+    takes_theirs = config.init.text_encoder and not config.text.weights
+    if networks.tokenizer is not None and takes_theirs:
+        _take_text_encoder(networks, f"init {path}", card, parts)
     log.info("starting from %s", path)
     for step in steps:
         log.info("  %s", step.line())
@@ -125,16 +126,12 @@ def _begin_from(networks: Networks, config: TrainConfig) -> list[str]:
 
 
 def _take_text_encoder(
-    encoder: nn.Module,
-    tokenizer: Tokenizer,
-    path: Path,
-    their_tokenizer: Tokenizer | None,
-    parts: dict[str, dict[str, Tensor]],
+    networks: Networks, origin: str, card: Card, parts: dict[str, dict[str, Tensor]]
 ) -> None:
-    theirs = parts["text_encoder"]
-    if their_tokenizer is None or their_tokenizer.vocab != tokenizer.vocab:
-        raise ValueError(f"init {path}: its text encoder is none, or of another vocabulary")
+    encoder, theirs = networks["text_encoder"], parts["text_encoder"]
+    if card.tokenizer is None or card.tokenizer.vocab != networks.tokenizer.vocab:
+        raise ValueError(f"{origin}: its text encoder is none, or of another vocabulary")
     shapes = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in theirs.items()}:
-        raise ValueError(f"init {path}: its text encoder has other sizes than the recipe's")
+        raise ValueError(f"{origin}: its text encoder has other sizes than the recipe's")
     encoder.load_state_dict(theirs)

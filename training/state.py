@@ -51,7 +51,7 @@ _FREE = (
 _FREE_INNER = {
     "optimizer": ("cooldown",),
     "data": ("sets", "workers", "latents"),
-    "text": ("file", "tokenizer", "cache"),
+    "text": ("file", "tokenizer", "cache", "weights"),
 }
 # It logs the times of every tensor, which takes longer than to write a small model.
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)

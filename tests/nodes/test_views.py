@@ -98,7 +98,7 @@ def test_the_null_image_is_zeros_of_the_models_own_scale(six_views: Loaded) -> N
     """As in training: the same latents as its sampler, whose null image is blank."""
     scene = scene_of(six_views, *multi_view(six_views, mask=disc()))
     sampler = Sampler.from_checkpoint(
-        six_views.path, steps=4, guidance_scale=3.5, null_is_blank=True
+        six_views.path, steps=4, guidance_scale=3.5, null="blank"
     )
     assert sampler.shape == (4, 7, 8, 8)
     sampler.velocity.__self__["text_encoder"].half().float()  # as the host keeps it
@@ -108,7 +108,7 @@ def test_the_null_image_is_zeros_of_the_models_own_scale(six_views: Loaded) -> N
     clean = (scene.clean - shift) * scale
     got = sampler.latents([""], clean, scene.mask[None], seed=7) / scale + shift
     assert close(got, scene.sample(cfg=3.5)) < 1e-5
-    noised = replace(sampler, null_is_blank=False)
+    noised = replace(sampler, null="noised")
     other = noised.latents([""], clean, scene.mask[None], seed=7) / scale + shift
     assert close(got, other) > 1e-3
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scripts.prepare import ROOT
 from stiv import ABLATIONS, MODELS, STIVConfig, STIVTransformer, ablation
 from stiv.ablations import Ablation
-from stiv.convert.initialise import grow
+from stiv.convert.initialise import Aim, grow
 from stiv.shapes import expected_shapes
 from tests.training.conftest import refused, run
 from training.ablations import SHAPES, command, cost, obstacle, overrides, recipe
@@ -117,7 +117,7 @@ def test_a_video_row_starts_from_the_image_model_if_it_says_so(row: Ablation) ->
     if config.init:
         old, new = small(T2I_XL), small(config.model.build())
         tensors = {name: torch.zeros(shape) for name, shape in expected_shapes(old).items()}
-        assert set(grow(tensors, old, new)) == set(expected_shapes(new))
+        assert set(grow(tensors, old, Aim(config=new))) == set(expected_shapes(new))
 
 
 def small(config: STIVConfig) -> STIVConfig:
@@ -133,6 +133,8 @@ def small(config: STIVConfig) -> STIVConfig:
         "t2v/patch_4",
         "t2v/causal",
         "t2v/temporal_gate",
+        "ti2v/cross_attention",
+        "ti2v/both",
     ],
 )
 def test_a_step_of_the_row_trains(name: str, tiny) -> None:
@@ -145,7 +147,8 @@ def test_a_step_of_the_row_trains(name: str, tiny) -> None:
         **{
             "model.changes": {**given.model.build().to_dict(), **sizes},
             "data.streams": [{"batch": 2, "still": still}],
-            "data.tasks": {"t2v": 1.0},
+            "data.tasks": given.data.tasks,
+            "data.image_attention": given.data.image_attention,
             "optimizer.kind": given.optimizer.kind,
             "masking.ratio": given.masking.ratio,
             "engine.checkpointing": "selective",
@@ -169,7 +172,6 @@ def test_command_is_printed_with_what_is_not_as_in_the_paper(capsys) -> None:
     [
         (("t2i/vae_8", "--recipe"), "t2i/vae_8 cannot be trained here: the paper's VAE"),
         (("t2v/temporal_mask", "--recipe"), "masking here leaves out spatial tokens only"),
-        (("ti2v/both", "--recipe"), "shows cross-attention no picture"),
         (("t2i/ropes",), "did you mean 't2i/rope'?"),
         (("--recipe",), "name it"),
         (("t2i/rope", "--markdown"), "leave out the name"),

@@ -76,6 +76,9 @@ def text_encoder(config: TrainConfig) -> Findings:
 
 def init(config: TrainConfig) -> Findings:
     """The checkpoints to start from open, and steps lead from them to the model."""
+    weights = config.text.weights
+    if weights is not None and not weights.is_file():
+        yield absent("text.weights", weights, "name a checkpoint with a small text encoder inside")
     if config.init is None:
         return
     paths = [path for path in (config.init.weights, config.init.temporal) if path]

@@ -167,7 +167,7 @@ def multi_view_sampler(sampler: Sampler, size: int = 64) -> Sampler:
         sampler,
         shape=(channels, 1 + len(ZERO123PLUS.cameras), size // 8, size // 8),
         guidance_scale=GUIDANCE,
-        null_is_blank=True,
+        null="blank",
     )
 
 
