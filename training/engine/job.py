@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..data.pictures import MediaError
 from .reader import Frame, Reader
 from .rows import Row, Section
 from .step import FrameStep, Step, Unavailable, make_step
@@ -65,7 +64,9 @@ def run_steps(
             for frame in reader.stream():
                 for run in passing:
                     run.see(frame)
-    except MediaError as error:
+    except Unavailable:
+        raise
+    except Exception as error:  # of the file: a step's own are kept by its run
         for run in passing:
             run.error = run.error or error
     for run in passing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +22,7 @@ def parse_settings(changes: Sequence[str], names: Sequence[str]) -> dict[str, di
         if not key or step not in names:
             steps = ", ".join(names)
             raise ValueError(f"--set {change}: expected STEP.KEY=VALUE, STEP one of {steps}")
-        kind = step_class(step)
-        fields = kind.__dataclass_fields__
+        fields = {field.name: field for field in dataclasses.fields(step_class(step))}
         if key not in fields:
             raise ValueError(f"--set {change}: {step} has {', '.join(fields) or 'no settings'}")
         try:

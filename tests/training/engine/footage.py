@@ -32,6 +32,14 @@ def coloured(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.clip(0, 255).round().astype(np.uint8)[..., None], 3, axis=-1)
 
 
+def moving(seed: int, frames: int) -> np.ndarray:
+    """uint8 (frames, 96, 128, 3): a texture of a colour of its own that moves to the left."""
+    wide = texture(96, 220, seed, grain=8) * 0.8 + 40
+    tint = np.roll([1.0, 0.6, 0.3], seed)
+    shown = [coloured(np.roll(wide, -i, 1)[:, :128]) * tint for i in range(frames)]
+    return np.stack(shown).astype(np.uint8)
+
+
 class Shown:
     """A frame as `Media.stretch` gives it."""
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.training.data.numbered import write_video
-from tests.training.engine.footage import Joined, coloured, texture
+from tests.training.engine.footage import Joined, moving
 from training.engine import rows
 from training.engine.reader import Reader
 from training.engine.scan import Probe
@@ -21,13 +21,6 @@ from training.engine.work import Shard
 
 FPS = 15.0
 CUTTING = Segment(min_seconds=0.6, max_seconds=2.0)
-
-
-def moving(seed: int, frames: int) -> np.ndarray:
-    wide = texture(96, 220, seed, grain=8) * 0.8 + 40
-    tint = np.roll([1.0, 0.6, 0.3], seed)
-    frames = [coloured(np.roll(wide, -i, 1)[:, :128]) * tint for i in range(frames)]
-    return np.stack(frames).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,423 @@
+"""Running steps: files that hang, crash or are broken cost themselves only; nothing is done twice;
+the rows are the same for any number of workers and however often a run was killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from tests.training.data.numbered import write_video
+from tests.training.engine.footage import moving, save_real_clips
+from training.engine.duplicates import mark_duplicates
+from training.engine.run import run
+from training.engine.scan import Fingerprint, Probe, list_files
+from training.engine.step import NotReady, Step, make_step
+from training.engine.work import Busy, Work
+
+ROOT = Path(__file__).resolve().parents[3]
+CLIP = "api_grok_imagine_video_1_5-1.webp"
+FEATURES = ("motion", "picture")
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    """A real clip, four small videos, one that is broken and one that is no video."""
+    folder = tmp_path_factory.mktemp("media")
+    save_real_clips(folder, [CLIP])
+    for number in range(4):
+        write_video(folder / f"{number}.mp4", list(moving(number, 20 + 3 * number)), 12)
+    (folder / "5.mp4").write_bytes((folder / "3.mp4").read_bytes()[:-900])
+    (folder / "6.mp4").write_bytes(b"no video" * 100)
+    return folder
+
+
+def prepare(media: Path, folder: Path, workers: int = 2) -> Work:
+    """Scanned and cut into segments of half a second to a second."""
+    work = Work.create(folder, media)
+    list_files(work, shard_files=4)
+    run(work, [Probe()], workers=workers)
+    run(work, [Fingerprint()], workers=workers)
+    mark_duplicates(work)
+    cutting = make_step("segments", {"min_seconds": 0.5, "max_seconds": 1.0, "content": 200.0})
+    run(work, [cutting], workers=workers)
+    return work
+
+
+@pytest.fixture(scope="module")
+def prepared(media, tmp_path_factory) -> Work:
+    return prepare(media, tmp_path_factory.mktemp("prepared") / "work")
+
+
+@pytest.fixture
+def work(prepared: Work, tmp_path: Path) -> Work:
+    shutil.copytree(prepared.folder, tmp_path / "work")
+    return Work.open(tmp_path / "work")
+
+
+@pytest.fixture(scope="module")
+def whole(prepared: Work, tmp_path_factory) -> dict[str, bytes]:
+    """What an uninterrupted run of the features with one worker writes."""
+    folder = tmp_path_factory.mktemp("whole") / "work"
+    shutil.copytree(prepared.folder, folder)
+    run(Work.open(folder), [make_step(name) for name in FEATURES], workers=1)
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a work folder but its locks, by name."""
+    paths = [p for p in folder.rglob("*") if p.is_file() and "locks" not in p.parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_broken_files_are_in_quarantine_with_the_reason(prepared: Work) -> None:
+    rows = {row["source"]["path"]: row for row in prepared.rows("files")}
+    assert len(rows) == 7 and "error" in rows["6.mp4"]["probe"]
+    assert "not a video" in rows["6.mp4"]["probe"]["error"]
+    listed = "".join(p.read_text() for p in (prepared.folder / "quarantine").iterdir())
+    assert '"path": "6.mp4", "step": "probe"' in listed
+    assert "0.mp4" not in listed
+    segments = list(prepared.rows())
+    assert {row["source"]["path"] for row in segments} >= {CLIP, "0.mp4", "3.mp4"}
+    assert not any(row["source"]["path"] == "6.mp4" for row in segments)
+
+
+def test_two_workers_make_what_one_makes(media, prepared, work, whole, tmp_path) -> None:
+    one = prepare(media, tmp_path / "one", workers=1)
+    assert contents(one.folder) == contents(prepared.folder)
+    run(work, [make_step(name) for name in FEATURES], workers=2)
+    assert contents(work.folder) == whole
+
+
+def test_finished_work_is_not_done_again(work: Work) -> None:
+    first = run(work, [make_step("picture")], workers=1)
+    before = contents(work.folder)
+    assert first.made["picture"] == first.rows and not first.failed
+    again = run(work, [make_step("picture")], workers=1)
+    assert again.done == again.rows == first.rows and not again.made
+    assert contents(work.folder) == before
+    other = run(work, [make_step("picture", {"frames": 3})], workers=1)
+    assert other.made["picture"] == first.rows  # other settings are other work
+
+
+def test_steps_run_apart_make_what_they_make_together(work: Work, whole) -> None:
+    for name in reversed(FEATURES):
+        run(work, [make_step(name)], workers=1)
+    assert contents(work.folder) == whole
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from training.engine.run import run
+from training.engine.step import make_step
+from training.engine.work import Work
+folder, workers, *names = sys.argv[1:]
+run(Work.open(Path(folder)), [make_step(name) for name in names], workers=int(workers))
+"""
+
+
+def start(work: Work, workers: int = 2) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, str(work.folder), str(workers), *FEATURES]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+
+
+def logged(work: Work) -> int:
+    return sum(p.stat().st_size for p in (work.folder / "segments").glob("*.log"))
+
+
+def kill_after(work: Work, least: int, timeout: float = 60) -> bool:
+    """Kills a run as soon as its logs hold so many bytes; False where it ended before."""
+    process = start(work)
+    deadline = time.monotonic() + timeout
+    while process.poll() is None and logged(work) < least and time.monotonic() < deadline:
+        time.sleep(0.001)
+    is_killed = process.poll() is None
+    process.kill()
+    process.wait()
+    return is_killed
+
+
+def test_a_run_that_is_killed_goes_on_and_makes_the_same(work: Work, whole) -> None:
+    assert kill_after(work, 1)
+    assert logged(work)
+    left = logged(work)
+    report = run(work, [make_step(name) for name in FEATURES], workers=2)
+    assert contents(work.folder) == whole
+    assert report.done >= 1 and left  # what was logged before the kill was not made again
+
+
+@pytest.mark.slow  # a minute
+def test_a_run_killed_at_random_points_makes_the_same(work: Work, whole) -> None:
+    rng = random.Random(0)
+    for _ in range(12):
+        process = start(work, rng.choice([1, 2]))
+        time.sleep(rng.uniform(0.3, 3.0))
+        process.kill()
+        process.wait()
+    run(work, [make_step(name) for name in FEATURES], workers=1)
+    assert contents(work.folder) == whole
+
+
+def hang(work: Work, name: str) -> None:
+    """Puts a pipe that nobody writes to in the place of a file."""
+    path = work.media / name
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.fixture
+def own_media(work: Work, tmp_path: Path) -> Work:
+    """The work folder with media of its own, to be damaged."""
+    shutil.copytree(work.media, tmp_path / "own")
+    return Work(work.folder, tmp_path / "own")
+
+
+def test_a_file_that_hangs_costs_that_file_only(own_media: Work, whole) -> None:
+    hang(own_media, CLIP)
+    report = run(own_media, [make_step("picture")], workers=2, limit=1.5)
+    rows = list(own_media.rows())
+    stuck = [row for row in rows if row["source"]["path"] == CLIP]
+    errors = [row["picture"]["error"] for row in stuck]
+    assert len(stuck) >= 3
+    assert all("more than 1.5 s" in error for error in errors[:2])
+    assert all(error == "given up: the file cost 2 worker processes" for error in errors[2:])
+    assert len(report.failed) == len(stuck)
+    assert all("error" not in r["picture"] for r in rows if r["source"]["path"] != CLIP)
+    again = run(own_media, [make_step("picture")], workers=2, limit=1.5)
+    assert again.done == again.rows  # failures are results, too
+    (own_media.media / CLIP).unlink()
+    shutil.copyfile(Work.open(own_media.folder).media / CLIP, own_media.media / CLIP)
+    retried = run(own_media, [make_step("picture")], workers=2, retry=True)
+    assert retried.made["picture"] == len(stuck) and not retried.failed
+    assert not any((own_media.folder / "quarantine").glob("segments-*"))
+
+
+def test_a_crash_costs_that_row_only(own_media: Work) -> None:
+    """The process that hangs on a file is sent SIGSEGV, as a decoder that crashes."""
+    hang(own_media, "0.mp4")
+
+    def crash() -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            for pid in workers_of(os.getpid()):
+                if any("0.mp4" in name for name in open_files(pid)):
+                    os.kill(pid, signal.SIGSEGV)
+            time.sleep(0.02)
+            if done.is_set():
+                return
+
+    done = threading.Event()
+    killer = threading.Thread(target=crash)
+    killer.start()
+    # the pipe is opened for writing as well, so that opening it does not hang and can be seen
+    keeper = os.open(own_media.media / "0.mp4", os.O_RDWR)
+    try:
+        run(own_media, [make_step("picture")], workers=2, limit=30)
+    finally:
+        done.set()
+        killer.join()
+        os.close(keeper)
+    for row in own_media.rows():
+        error = row["picture"].get("error", "")
+        assert ("SIGSEGV" in error or "given up" in error) == (row["source"]["path"] == "0.mp4")
+
+
+def workers_of(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "status").read_text()
+            except OSError:
+                continue
+            if f"\nPPid:\t{parent}\n" in status:
+                found.append(int(entry.name))
+    return found
+
+
+def open_files(pid: int) -> list[str]:
+    try:
+        return [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return []
+
+
+def test_a_shard_that_another_process_works_on_is_left_to_it(work: Work, whole) -> None:
+    steps = [make_step(name) for name in FEATURES]
+    shard = work.shards("segments")[0]
+    with shard.log(steps):
+        with pytest.raises(Busy), shard.log(steps):
+            pass
+        report = run(work, steps, workers=1)
+        assert report.busy == [shard.name] and report.made["motion"]
+    run(work, steps, workers=1)
+    assert contents(work.folder) == whole
+
+
+def test_rows_without_what_a_step_needs_wait(media: Path, tmp_path: Path) -> None:
+    work = Work.create(tmp_path / "work", media)
+    list_files(work)
+    report = run(work, [Fingerprint()], workers=1)
+    assert report.waiting == {"probe": 7} and not report.made
+    assert "7 rows without probe" in report.summary()
+
+
+def test_a_missing_package_is_named_before_any_work(work: Work, monkeypatch) -> None:
+    monkeypatch.setattr(Fingerprint, "packages", {"no_such_package": "its-name"})
+    with pytest.raises(NotReady, match="pip install its-name"):
+        run(work, [Fingerprint()], workers=1)
+
+
+def test_unknown_steps_and_settings_are_named() -> None:
+    with pytest.raises(ValueError, match="no step is called 'moton'"):
+        make_step("moton")
+    with pytest.raises(ValueError, match=r"motion has no setting 'speed'.*rate"):
+        make_step("motion", {"speed": 3})
+
+
+def test_a_newer_version_in_the_rows_is_left_alone() -> None:
+    step = make_step("picture")
+    made_by = step.stamp()
+    assert step.is_done({"picture": {"made_by": made_by}})
+    assert step.is_done({"picture": {"made_by": {"version": Step.version + 8}}})
+    assert not step.is_done({"picture": {"made_by": {**made_by, "frames": 99}}})
+    assert not step.is_done({"picture": {"made_by": made_by, "error": "x"}}, retry=True)
+
+
+def test_paths_of_rows_do_not_lead_out_of_the_media_folder(work: Work) -> None:
+    shard = work.shards("segments")[0]
+    rows = list(shard.rows())
+    for row in rows:
+        row["source"]["path"] = "../../../../etc/passwd"
+    shard.write(rows)
+    run(work, [make_step("picture")], workers=1)
+    errors = [row["picture"].get("error", "") for row in shard.rows()]
+    assert all("outside" in error for error in errors), errors
+
+
+def test_settings_from_the_command_line() -> None:
+    from training.engine.options import parse_settings
+
+    names = ["motion", "text"]
+    assert parse_settings(["motion.rate=12", "text.frames=5"], names) == {
+        "motion": {"rate": 12.0},
+        "text": {"frames": 5},
+    }
+    for bad, why in [
+        ("rate=3", "expected STEP.KEY=VALUE"),
+        ("clip.frames=3", "STEP one of motion, text"),
+        ("motion.speed=3", "motion has rate"),
+        ("motion.rate=fast", "expected a float such as 8.0"),
+    ]:
+        with pytest.raises(ValueError, match=why):
+            parse_settings([bad], names)
+
+
+def test_files_that_are_new_or_have_changed_are_found(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    for number in range(5):
+        write_video(media / f"{number}.mp4", 6)
+    work = Work.create(tmp_path / "work", media)
+    assert list_files(work, shard_files=2) == 5
+    assert [len(list(shard.rows())) for shard in work.shards("files")] == [2, 2, 1]
+    run(work, [Probe()], workers=1)
+    assert list_files(work, shard_files=2) == 0
+    write_video(media / "1.mp4", 9)
+    write_video(media / "a.mp4", 6)
+    write_video(media / "b.mp4", 6)
+    (media / "0.mp4").unlink()
+    assert list_files(work, shard_files=2) == 3
+    assert [len(list(shard.rows())) for shard in work.shards("files")] == [2, 2, 2, 1]
+    assert run(work, [Probe()], workers=1).made["probe"] == 3
+    rows = {row["source"]["path"]: row["probe"] for row in work.rows("files")}
+    assert rows["1.mp4"]["frames"] == 9 and "0.mp4" in rows
+
+
+def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data scan --media"):
+        Work.open(tmp_path)
+    with pytest.raises(ValueError, match="media are not there"):
+        Work.create(tmp_path / "w", tmp_path / "nothing")
+
+
+# --- engines -------------------------------------------------------------------------------------
+
+
+def options(executor: str, **changes) -> Namespace:
+    values = {
+        "executor": executor, "workers": 1, "time_limit": 60.0, "retry": False, "tasks": 2,
+        "at_once": 2, "partition": None, "task_time": "1:00:00", "task_memory": 2, "task_gpus": 0,
+    }  # fmt: skip
+    return Namespace(**{**values, **changes})
+
+
+def test_datatrove_makes_the_same_and_skips_finished_tasks(work: Work, whole, capfd) -> None:
+    from training.engine.executors import execute
+
+    steps = [make_step(name) for name in FEATURES]
+    execute(options("datatrove"), work, steps)
+    logs = work.folder / "tasks"
+    assert len(list(logs.glob("*/completions/*"))) == 2
+    capfd.readouterr()
+    execute(options("datatrove"), work, steps)
+    assert "already been completed" in capfd.readouterr().err
+    shutil.rmtree(logs)
+    assert contents(work.folder) == whole
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch) -> None:
+    """Stand-ins for Slurm's tools on the PATH."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    (tools / "srun").write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
+    (tools / "scontrol").write_text("#!/bin/sh\necho here\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    python = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{tools}:{python}:{os.environ['PATH']}")
+
+
+def launch(work: Work) -> Path:
+    """The script that Slurm gets for the features."""
+    from training.engine.executors import execute
+
+    steps = [make_step(name) for name in FEATURES]
+    execute(options("slurm", partition="cpu", workers=2), work, steps)
+    (script,) = (work.folder / "tasks").glob("*/launch_script.slurm")
+    return script
+
+
+def test_slurm_gets_a_job_array(work: Work, slurm) -> None:
+    from training.engine.executors import execute
+
+    with pytest.raises(ValueError, match="--partition"):
+        execute(options("slurm"), work, [make_step("picture")])
+    lines = launch(work).read_text().splitlines()
+    given = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert given >= {"partition=cpu", "cpus-per-task=2", "time=1:00:00", "mem-per-cpu=2G"}
+    assert any(option.startswith("array=0-1") for option in given)
+    assert f"export PYTHONPATH={ROOT}:$PYTHONPATH" in lines
+
+
+@pytest.mark.slow  # ten seconds
+def test_tasks_of_a_job_array_make_the_same(work: Work, slurm, whole, tmp_path) -> None:
+    script = launch(work)
+    for task in ("0", "1"):
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": task, "SLURM_NODELIST": "here"}
+        subprocess.run(["bash", str(script)], check=True, env=environment, cwd=tmp_path)
+    shutil.rmtree(work.folder / "tasks")
+    assert contents(work.folder) == whole
