@@ -29,7 +29,8 @@ _START_SECONDS = 120  # a process may take so long to come up on a busy machine
 _STARTS = 3  # attempts, since the machine may have been out of memory
 _STOP_SECONDS = 10
 _PIPE_BYTES = 2**20
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # processes do the parallel work, not libraries' threads
+# Processes do the parallel work, not libraries' threads.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENCV_FOR_THREADS_NUM": "1"}
 
 T = TypeVar("T")
 Answer = tuple[dict[str, Any], bytes]

@@ -141,8 +141,9 @@ def _strings(texts: Any) -> list[str]:
 def shortened(text: Any, most: int = LONGEST_NAME) -> str:
     """Text of a stranger for the report: UTF-8, of one line, not longer than `most`."""
     start = readable(str(text)[: 4 * most])
-    shown = "".join(c if c.isprintable() or c in _JOINERS else " " for c in start)
-    line = " ".join(shown.split())
+    if not start.isprintable():
+        start = "".join(c if c.isprintable() or c in _JOINERS else " " for c in start)
+    line = " ".join(start.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
