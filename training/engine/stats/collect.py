@@ -25,6 +25,7 @@ SAMPLE = 1500
 """Rows drawn at random for the joint view, and for sheets of scores without a threshold."""
 
 _CHUNK = 256  # rows; one may have a megabyte
+_MOST_STAMPS = 500
 
 TALLIES = {
     "category": lambda row: row["categorize"]["category"],
@@ -64,6 +65,7 @@ class Collector:
         self._tallies = {name: Tally() for name in TALLIES}
         self._failed: dict[str, Tally] = {}
         self._made_by: dict[str, Tally] = {}
+        self._stamps: dict[str, str] = {}
         self._rows, self._seconds = [0, 0], [0.0, 0.0]
 
     def add_all(self, rows: Iterable[Row]) -> None:
@@ -111,8 +113,16 @@ class Collector:
             if "error" in section:
                 self._failed.setdefault(name, Tally()).add(section["error"])
             if "made_by" in section:
-                by = json.dumps(section["made_by"], sort_keys=True, ensure_ascii=False)
-                self._made_by.setdefault(name, Tally()).add(by)
+                self._made_by.setdefault(name, Tally()).add(self._stamp(section["made_by"]))
+
+    def _stamp(self, made_by: Any) -> str:
+        """`made_by` as JSON; the same ones come over and over."""
+        key = repr(made_by)
+        if key not in self._stamps:
+            if len(self._stamps) >= _MOST_STAMPS:
+                self._stamps.clear()
+            self._stamps[key] = json.dumps(made_by, sort_keys=True, ensure_ascii=False)
+        return self._stamps[key]
 
     def figures(self) -> tuple[dict[str, Any], list[Clip]]:
         """What stats.json holds of the rows, and the clips of its contact sheets."""

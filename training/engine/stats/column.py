@@ -126,7 +126,8 @@ class Tally:
         self._counts: dict[str | None, list[int]] = {}
 
     def add(self, word: Any, group: int = KEPT) -> None:
-        name = None if word is None else shortened(word)
+        is_known = isinstance(word, str) and word in self._counts  # saves most of the time
+        name = word if is_known or word is None else shortened(word)
         if name not in self._counts and len(self._counts) >= _TOLD_APART:
             name = None
         self._counts.setdefault(name, [0, 0])[group] += 1
