@@ -19,8 +19,7 @@ from pathlib import Path
 from . import commands
 from .engine.cli import add_commands as add_data_commands
 from .evaluation.commands import add_eval
-
-BUNDLED = Path(__file__).parents[1] / "models" / "stiv_nano.safetensors"
+from .options import add_sampler_options
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -115,20 +114,7 @@ def _add_checkpoint_commands(names) -> None:
     score.set_defaults(run=commands.score)
     score.add_argument("--count", type=int, default=256, help="held-out prompts")
     for command, scale in ((sample, 7.5), (score, 4.0)):
-        command.add_argument("--checkpoint", type=Path, default=BUNDLED, help="default: the nano")
-        command.add_argument("--vae", type=Path, help="its file, where the checkpoint holds none")
-        command.add_argument(
-            "--text-encoder",
-            type=Path,
-            help="its file (clip_g or t5xxl as in ComfyUI's models/text_encoders), where the "
-            "checkpoint holds none",
-        )
-        command.add_argument(
-            "--tokenizer", type=Path, help="of --text-encoder; default: ComfyUI's, by COMFYUI_PATH"
-        )
-        command.add_argument("--steps", type=int, default=20, help="solver steps")
-        command.add_argument("--guidance-scale", type=float, default=scale)
-        command.add_argument("--precision", choices=["fp32", "bf16"], default="bf16")
+        add_sampler_options(command, scale)
 
 
 def _add_ablations(names) -> None:

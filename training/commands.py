@@ -41,7 +41,7 @@ def cache(args: Namespace) -> None:
     config = _config(args)
     if not config.data.sets:
         raise ValueError(f"{args.config}: data.sets is empty: say where the clips are")
-    part = _part(args.part)
+    part = part_of(args.part)
     if args.dump:
         caches.dump_clips(config, args.dump, args.count)
     elif args.what == "latents":
@@ -50,7 +50,8 @@ def cache(args: Namespace) -> None:
         caches.encode_captions(config, part=part, stale=args.stale)
 
 
-def _part(text: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
+    """0/4 as (0, 4)."""
     try:
         index, count = map(int, text.split("/"))
     except ValueError:
@@ -110,7 +111,7 @@ def sample(args: Namespace) -> None:
     if any(given) and not all(given):
         raise ValueError("give --frames, --height and --width together, or none of them")
     picture = _picture(args.image) if args.image else None
-    sampler = _sampler(
+    sampler = sampler_of(
         args,
         args.prompt,
         size=given if all(given) else None,
@@ -124,7 +125,7 @@ def sample(args: Namespace) -> None:
         log.info("wrote %s", path)
 
 
-def _sampler(args: Namespace, prompts: list[str], **settings) -> Sampler:
+def sampler_of(args: Namespace, prompts: list[str], **settings) -> Sampler:
     """Of --checkpoint and the files that it needs, for prompts that will be asked for."""
     from .networks import DTYPES
     from .sampling import Sampler
@@ -158,7 +159,7 @@ def score(args: Namespace) -> None:
     from .shapes.captions import held_out_prompts
 
     prompts = [prompt for prompt, _ in held_out_prompts(args.count)]
-    sampler = _sampler(args, prompts, size=(FRAMES, SIZE, SIZE))
+    sampler = sampler_of(args, prompts, size=(FRAMES, SIZE, SIZE))
     results = evaluate(sampler.clips, sampler.codec, count=args.count)
     if any(row["task"] == "multi_view" for row in read_card(args.checkpoint).tasks):
         views = multi_view_sampler(sampler)

@@ -53,6 +53,8 @@ class Sampler:
     (multi-view), or given as well, so that guidance is by the text alone (without JIT-CFG)."""
     renorm: bool = False
     """CFG-Renorm (section 3.3)."""
+    stride: int | None = None
+    """Frames of the original video per frame (micro condition); None: the model's own default."""
     image_attention: Literal["instead", "beside"] | None = None
     """Of a model with cross-attention to the first frame, see the recipe's key of that name."""
 
@@ -101,6 +103,8 @@ class Sampler:
             states = encode_prompts(prompts, card, text_encoder, tokenizer=tokenizer, device=device)
         networks = Networks.from_checkpoint(path, states).to(device, dtype)
         settings.setdefault("shift", card.sampling["shift"])
+        longest = max(card.tasks, key=_length, default={})
+        settings.setdefault("stride", longest.get("stride", [None])[0])
         recipe = card.training.get("recipe", {}).get("data", {})
         settings.setdefault("image_attention", recipe.get("image_attention"))
         return cls(networks.velocity, codec, shape, device=device, **settings)
@@ -133,13 +137,13 @@ class Sampler:
         if clean is not None:
             clean, frame_mask = clean.to(self.device), frame_mask.to(self.device)
         texts = [""] * len(prompts) + list(prompts)
-        pictures = self._pictures(noise, clean, frame_mask)
+        more = self._pictures(noise, clean, frame_mask) | self._micro(noise)
         if self.image_attention == "instead":
             clean = frame_mask = None
 
         def guided(x: Tensor, t: Tensor) -> Tensor:
             seen = torch.cat(self._seen(x, clean, frame_mask))
-            null, given = self.velocity(seen, torch.cat([t, t]), texts, **pictures).chunk(2)
+            null, given = self.velocity(seen, torch.cat([t, t]), texts, **more).chunk(2)
             v = joint_guidance(null, given, self.guidance_scale)
             return renormalize(v, given, frame_mask) if self.renorm else v
 
@@ -178,6 +182,13 @@ class Sampler:
         null = picture if self.null == "given" else torch.zeros_like(picture)
         return {"image": torch.cat([null, picture])}
 
+    def _micro(self, noise: Tensor) -> dict[str, Tensor]:
+        if self.stride is None:
+            return {}
+        T, H, W = self.shape[1:]
+        values = [[8 * H, 8 * W, 0, 0, self.stride, T]]
+        return {"micro": torch.tensor(values, dtype=torch.float32, device=noise.device)}
+
     def first_frame(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor]:
         """Pictures, scaled and cropped to the sampler's size, as the first of all frames: clean
         latents (B, C, T, H, W) and which frames are given (B, T), for `latents`."""
@@ -196,7 +207,7 @@ def latent_shape(card: Card, size: tuple[int, int, int] | None) -> tuple[int, in
     """(C, T, H, W) of latents for (frames, height, width) in pixels; None: of the card's longest
     task. Raises ValueError for sides that the VAE cannot make."""
     if size is None:
-        task = max(card.tasks, key=lambda task: task["frames"][1])
+        task = max(card.tasks, key=_length)
         size = (task["frames"][1], task["height"][1], task["width"][1])
     frames, *sides = size
     down = card.latents["downscale"]
@@ -204,3 +215,7 @@ def latent_shape(card: Card, size: tuple[int, int, int] | None) -> tuple[int, in
         if side < down or side % down:
             raise ValueError(f"{side} pixels: expected a multiple of {down}")
     return (card.latents["channels"], frames, *(side // down for side in sides))
+
+
+def _length(task: dict) -> int:
+    return task["frames"][1]

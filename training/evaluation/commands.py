@@ -19,6 +19,7 @@ def add_eval(names) -> None:
     )
     what = parser.add_subparsers(dest="what", required=True)
     _add_measures(what)
+    _add_vbench(what)
 
 
 def _add_measures(what) -> None:
@@ -88,6 +89,60 @@ def _add_inputs(command: argparse.ArgumentParser, name: str) -> None:
     )
     command.add_argument("--count", type=int, help="files, at most")
     command.add_argument("--workers", type=int, default=2, help="decoding processes per folder")
+
+
+def _add_vbench(what) -> None:
+    from ..options import add_sampler_options
+
+    text = "render the videos that VBench or VBench-I2V scores, or go on rendering"
+    command = what.add_parser("vbench-export", help=text, description=text)
+    command.set_defaults(run=vbench_export)
+    command.add_argument("--prompts", type=Path, required=True, help="VBench's *_full_info.json")
+    command.add_argument("--out", type=Path, required=True, help="folder of the videos")
+    command.add_argument(
+        "--dimension", nargs="+", default=[], help="only prompts for these (default: all)"
+    )
+    command.add_argument("--samples", type=int, default=5, help="videos of a prompt (default 5)")
+    command.add_argument(
+        "--flicker", type=int, default=5, help="of those for temporal flickering (VBench: 25)"
+    )
+    command.add_argument("--images", type=Path, help="VBench-I2V: folder of its pictures")
+    command.add_argument(
+        "--crop-info", type=Path, help="its i2v-bench-info.json, where --images are the originals"
+    )
+    command.add_argument("--ratio", default="1-1", help="crop of the pictures (default 1-1)")
+    add_sampler_options(command, 7.5)
+    command.add_argument("--renorm", action="store_true", help="CFG-Renorm")
+    command.add_argument("--frames", type=int, help="default: the most it was trained for")
+    command.add_argument("--size", type=_size, metavar="HxW", help="default: as it was trained")
+    command.add_argument("--fps", type=float, default=8.0)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--batch", type=int, default=1, help="videos sampled at once")
+    command.add_argument("--part", default="0/1", metavar="I/N", help="one of N at once")
+    command.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+    text = "one score of the results that VBench wrote, beside the paper's; the last line is JSON"
+    command = what.add_parser("vbench-import", help=text, description=text)
+    command.set_defaults(run=vbench_import)
+    command.add_argument(
+        "results", type=Path, nargs="+", help="files *_eval_results.json, or folders of them"
+    )
+    command.add_argument("--benchmark", choices=["auto", "t2v", "i2v"], default="auto")
+    command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    command.add_argument("--json", type=Path, help="write the result here as well")
+
+
+def vbench_export(args: Namespace) -> None:
+    """Render."""
+    from .vbench.export import export
+
+    export(args)
+
+
+def vbench_import(args: Namespace) -> None:
+    """Read results."""
+    from .vbench.results import import_results
+
+    import_results(args)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +58,7 @@ def follow(plan: Plan, sampler: Sampler, prompts: Sequence[str]) -> Tensor:
 
 def _for_segment(sampler: Sampler, segment: Segment) -> Sampler:
     C, _, h, w = sampler.shape
-    micro = torch.tensor([[8 * h, 8 * w, 0, 0, segment.step, segment.count]]).float()
-    velocity = partial(sampler.velocity, micro=micro)
-    return replace(sampler, shape=(C, segment.count, h, w), velocity=velocity)
+    return replace(sampler, shape=(C, segment.count, h, w), stride=segment.step)
 
 
 def score_stretches(clips: np.ndarray, scenes: Sequence[Scene], length: int = STRETCH) -> Scores:
