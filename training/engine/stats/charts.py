@@ -15,7 +15,9 @@ from .histogram import nice_step
 _WIDTH, _HEIGHT = 400, 196
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 22, 26
 _END = 14  # pixels of the bar that sums up what lies beyond an end, with its gap
+_ACROSS, _UP = (_LEFT, _WIDTH - _RIGHT), (_TOP, _HEIGHT - _BOTTOM)
 _JOINT = (640, 420)
+_JOINT_TOP = 12
 _MOST_TICKS = 6
 
 
@@ -69,13 +71,7 @@ def distribution(figures: Mapping[str, Any], label_id: str) -> str:
     bars = figures["histogram"]
     edges = bars["edges"]
     has_less, has_more = (any(bars[end].values()) for end in ("below", "above"))
-    axis = Axis(
-        edges[0],
-        edges[-1],
-        _LEFT + _END * has_less,
-        _WIDTH - _RIGHT - _END * has_more,
-        figures["scale"] == "log",
-    )
+    axis = _axis(figures, _LEFT + _END * has_less, _WIDTH - _RIGHT - _END * has_more)
     columns = [
         (axis(low), axis(high), kept, dropped, f"{number(low)} to {number(high)}")
         for low, high, kept, dropped in zip(
@@ -94,7 +90,7 @@ def distribution(figures: Mapping[str, Any], label_id: str) -> str:
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-labelledby="{label_id}">',
         *_levels(height),
-        *(_off(cut, axis) for cut in figures["cuts"]),
+        *(_off(cut, axis(cut["at"]), _ACROSS, _UP) for cut in figures["cuts"]),
         *(_column(*column, height) for column in columns),
         *(_cut(cut, axis) for cut in figures["cuts"]),
         f'<line class="base" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height(0)}" '
@@ -113,35 +109,32 @@ def joint(
 ) -> str:
     """Points (x, y, kept) of two measures, whose figures tell the axes and the thresholds."""
     width, height = _JOINT
-    across, up = (
-        Axis(f["histogram"]["edges"][0], f["histogram"]["edges"][-1], *ends, f["scale"] == "log")
-        for f, ends in ((x, (_LEFT, width - _RIGHT)), (y, (height - _BOTTOM, _RIGHT)))
-    )
+    (left, right), (top, bottom) = ends = (_LEFT, width - _RIGHT), (_JOINT_TOP, height - _BOTTOM)
+    across, up = _axis(x, left, right), _axis(y, bottom, top)
     parts = [
         f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" '
         f'aria-labelledby="{label_id}">',
-        *(_off(cut, across, height) for cut in x["cuts"]),
-        *(_off_up(cut, up, width) for cut in y["cuts"]),
+        *(_off(cut, across(cut["at"]), *ends) for cut in x["cuts"]),
+        *(_off_up(cut, up(cut["at"]), *ends) for cut in y["cuts"]),
+        *(_level(up(tick), right, tick) for tick in up.ticks()),
+        *_values(across, height - 8),
     ]
-    for tick in up.ticks():
-        parts.append(
-            f'<line class="level" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{up(tick)}" '
-            f'y2="{up(tick)}"/><text x="{_LEFT - 6}" y="{up(tick) + 4}" text-anchor="end">'
-            f"{number(tick)}</text>"
-        )
-    parts += _values(across, height - 8)
     for name, kept in (("dropped", False), ("kept", True)):
         dots = "".join(
             f'<circle cx="{across(a)}" cy="{up(b)}" r="3"/>' for a, b, k in points if k == kept
         )
         parts.append(f'<g class="dots {name}">{dots}</g>')
-    for cut in x["cuts"]:
-        at = across(cut["at"])
-        parts.append(f'<line class="cut" x1="{at}" x2="{at}" y1="10" y2="{height - _BOTTOM}"/>')
-    for cut in y["cuts"]:
-        at = up(cut["at"])
-        parts.append(f'<line class="cut" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{at}" y2="{at}"/>')
+    for at in (across(cut["at"]) for cut in x["cuts"]):
+        parts.append(f'<line class="cut" x1="{at}" x2="{at}" y1="{top}" y2="{bottom}"/>')
+    for at in (up(cut["at"]) for cut in y["cuts"]):
+        parts.append(f'<line class="cut" x1="{left}" x2="{right}" y1="{at}" y2="{at}"/>')
     return "\n".join([*parts, "</svg>"])
+
+
+def _axis(figures: Mapping[str, Any], start: float, end: float) -> Axis:
+    """The axis of a measure's histogram."""
+    edges = figures["histogram"]["edges"]
+    return Axis(edges[0], edges[-1], start, end, figures["scale"] == "log")
 
 
 def number(value: float) -> str:
@@ -159,9 +152,15 @@ def _top(most: int) -> float:
 def _levels(height: Axis) -> Iterator[str]:
     step = max(1.0, nice_step(height.high, 3))
     for place in range(1, int(height.high / step) + 1):
-        y = height(place * step)
-        yield f'<line class="level" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>'
-        yield f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{number(place * step)}</text>'
+        yield _level(height(place * step), _WIDTH - _RIGHT, place * step)
+
+
+def _level(y: float, right: float, value: float) -> str:
+    """A line across with its number."""
+    return (
+        f'<line class="level" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>'
+        f'<text x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{number(value)}</text>'
+    )
 
 
 def _values(axis: Axis, y: float) -> Iterator[str]:
@@ -184,20 +183,24 @@ def _column(left: float, right: float, kept: int, dropped: int, where: str, heig
     return "".join([*parts, f'<rect class="over" {over}/></g>'])
 
 
-def _off(cut: Mapping[str, Any], axis: Axis, height: float = _HEIGHT) -> str:
-    """The part of the axis that a threshold drops."""
-    at, bottom = axis(cut["at"]), height - _BOTTOM
-    top = _TOP if height == _HEIGHT else 10
-    left, right = (axis.start, at) if cut["side"] == "below" else (at, axis.end)
-    wide = round(right - left, 2)
-    return f'<rect class="off" x="{left}" y="{top}" width="{wide}" height="{bottom - top}"/>'
+def _off(
+    cut: Mapping[str, Any], at: float, across: tuple[float, float], up: tuple[float, float]
+) -> str:
+    """What a threshold on the axis across drops. across: left and right end; up: top, bottom."""
+    left, right = (across[0], at) if cut["side"] == "below" else (at, across[1])
+    return _shade(left, right, *up)
 
 
-def _off_up(cut: Mapping[str, Any], axis: Axis, width: float) -> str:
-    at = axis(cut["at"])
-    top, bottom = (at, axis.start) if cut["side"] == "below" else (axis.end, at)
-    size = f'width="{width - _LEFT - _RIGHT}" height="{round(bottom - top, 2)}"'
-    return f'<rect class="off" x="{_LEFT}" y="{top}" {size}/>'
+def _off_up(
+    cut: Mapping[str, Any], at: float, across: tuple[float, float], up: tuple[float, float]
+) -> str:
+    top, bottom = (at, up[1]) if cut["side"] == "below" else (up[0], at)
+    return _shade(*across, top, bottom)
+
+
+def _shade(left: float, right: float, top: float, bottom: float) -> str:
+    size = f'width="{round(right - left, 2)}" height="{round(bottom - top, 2)}"'
+    return f'<rect class="off" x="{left}" y="{top}" {size}/>'
 
 
 def _cut(cut: Mapping[str, Any], axis: Axis) -> str:

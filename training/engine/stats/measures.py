@@ -81,16 +81,17 @@ def caption_words(row: Row) -> int | None:
     return len(text.split()) if text else None
 
 
+_BY_CLIP = "features --clip FOLDER --aesthetic FILE"
 MEASURES: tuple[Measure, ...] = (
     Measure("segment.seconds", "Duration", "s", "segment", is_log=True, read=seconds),
     Measure("motion.score", "Motion", "% of the shorter side per second", "features", is_log=True),
     Measure("motion.still", "Still", "share of the steps", "features", "low"),
-    Measure("clip.aesthetic", "Aesthetic score", "1 to 10", "features", "high"),
+    Measure("clip.aesthetic", "Aesthetic score", "1 to 10", _BY_CLIP, "high"),
     Measure(
         "clarity.score", "Clarity", "variance of the Laplacian", "features", "high", is_log=True
     ),
     Measure("text.area", "Text area", "share of the frame", "features", "low"),
-    Measure("clip.consistency", "Temporal consistency", "cosine", "features", "high"),
+    Measure("clip.consistency", "Temporal consistency", "cosine", _BY_CLIP, "high"),
     Measure(
         "motion.warp_error", "Warp error", "difference along the flow, 0 to 1", "features", "low"
     ),

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import charts
 from .charts import bar, number
+from .collect import SAMPLE
 from .contact import sheets
 from .parts import command, length, said, share, table, unit
 
@@ -86,9 +87,9 @@ def _totals(figures: Mapping[str, Any]) -> str:
             ("Kept", f"{kept:,}", share(kept, filtered)),
             ("Length kept", length(totals["kept_seconds"])),
         ]
-    files = figures.get("files")
+    files = figures.get("files", {}).get("files")
     if files:
-        cells.append(("Files", f"{files['files']:,}"))
+        cells.append(("Files", f"{files:,}"))
     captioned = figures["measures"]["caption_words"]["count"]
     if captioned:
         cells.append(("With a caption", f"{captioned:,}", share(captioned, totals["rows"])))
@@ -124,6 +125,12 @@ def _dropped(figures: Mapping[str, Any]) -> str:
             "left. A rule with a small <em>Only this rule drops</em> costs little to keep or to "
             "give up.</p>"
         )
+        if figures["filter"].get("top"):
+            best = f"the best {figures['filter']['top']:,}"
+            parts.append(
+                f"<p>Of what these rules leave, {best} are chosen by {command('filter')}; "
+                "rules that are only tried choose none.</p>"
+            )
         idle = [said(rule["rule"]) for rule in figures["filter"]["rules"] if not rule["any"]]
         if idle:
             names = f"<p>{', '.join(idle)}</p>"
@@ -134,7 +141,7 @@ def _dropped(figures: Mapping[str, Any]) -> str:
 
 
 def _file_stages(files: Mapping[str, int] | None) -> Iterator[tuple[str, int, int | None]]:
-    if not files:
+    if not files or not files["files"]:
         return
     left = files["files"]
     yield "files found", left, None
@@ -289,7 +296,7 @@ def _joint(figures: Mapping[str, Any]) -> str:
     if not (x["count"] and y["count"]):
         return ""
     total, points = figures["totals"]["rows"], len(pair["points"])
-    label, *others = (
+    quarters = (
         (f"dropped by {said(x['label'])} alone", pair["only_x"]),
         (f"dropped by {said(y['label'])} alone", pair["only_y"]),
         ("dropped by both", pair["both"]),
@@ -297,28 +304,26 @@ def _joint(figures: Mapping[str, Any]) -> str:
     )
     rows = [
         f'<tr><th scope="row">{name}</th><td>{rows:,} <small>{share(rows, total)}</small></td></tr>'
-        for name, rows in (label, *others)
+        for name, rows in quarters
     ]
     counts = table("Clips by the two thresholds", "", rows)
+    drawn = "drawn at random" if total > SAMPLE else "those that have both scores"
     return (
         '<p id="joint-about">'
         f"Each dot is a clip: {said(x['label'])} from left to right, {said(y['label'])} upwards. "
-        f"{points:,} clips of {total:,}, drawn at random.</p>\n{_legend(figures)}\n"
+        f"{points:,} clips of {total:,}, {drawn}.</p>\n{_legend(figures)}\n"
         f'<div class="joint"><div>{charts.joint(pair["points"], x, y, "joint-about")}</div>'
         f"{counts}</div>"
     )
 
 
 def _tallies(figures: Mapping[str, Any]) -> str:
-    return (
-        '<div class="cards">'
-        + "".join(
-            _tally(title, figures["tallies"][name])
-            for name, title in _TALLIES.items()
-            if any(entry["value"] is not None for entry in figures["tallies"][name])
-        )
-        + "</div>"
+    cards = "".join(
+        _tally(title, figures["tallies"][name])
+        for name, title in _TALLIES.items()
+        if any(entry["value"] is not None for entry in figures["tallies"][name])
     )
+    return f'<div class="cards">{cards}</div>' if cards else ""
 
 
 def _tally(title: str, entries: Sequence[Mapping[str, Any]]) -> str:

@@ -43,8 +43,9 @@ def command(step: str) -> str:
 
 def table(caption: str, head: str, rows: Iterable[str], name: str = "") -> str:
     """A table that scrolls by itself where it is wider than its place. name: a class."""
+    reach = f' tabindex="0" role="region" aria-label="{caption}"' if head else ""
     return (
-        f'<div class="scroll {name}" tabindex="0" role="region" aria-label="{caption}">'
+        f'<div class="scroll {name}"{reach}>'
         f"<table><caption>{caption}</caption>"
         + (f"<thead>{head}</thead>" if head else "")
         + f"<tbody>{''.join(rows)}</tbody></table></div>"

@@ -77,6 +77,7 @@ def write_report(
     figures = {"name": shortened(name), **found}
     if rules:
         figures["filter"] |= {"name": shortened(rules[0]), "digest": rules[1].digest()}
+        figures["filter"]["top"] = rules[1].top.count if rules[1].top else None
     if files is not None:
         figures["files"] = count_files(files)
     if against is not None:

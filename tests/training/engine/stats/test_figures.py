@@ -122,7 +122,7 @@ def test_without_optional_scores_the_rest_is_there() -> None:
     assert found["joint"] is None and found["totals"]["kept"] == 3
     aesthetic = found["measures"]["clip.aesthetic"]
     assert aesthetic["count"] == 0 and aesthetic["missing"] == 3
-    assert aesthetic["step"] == "features" and "histogram" not in aesthetic
+    assert aesthetic["step"].startswith("features --clip") and "histogram" not in aesthetic
     assert found["measures"]["segment.seconds"]["count"] == 3
     assert list(found["sheets"]) == ["segment.seconds"]
 
