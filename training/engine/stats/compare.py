@@ -23,8 +23,8 @@ def read_figures(path: Path) -> dict[str, Any]:
         figures = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected the stats.json of a report ({error})") from None
-    if not isinstance(figures, dict) or figures.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected a stats.json of format {FORMAT}: make it again")
+    if _at(figures, "format") != FORMAT or not isinstance(_at(figures, "measures"), Mapping):
+        raise ValueError(f"{path} is no stats.json of format {FORMAT}: make the report again")
     return figures
 
 

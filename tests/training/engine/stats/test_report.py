@@ -24,6 +24,7 @@ from training.cli import main
 from training.engine.filter import Filter
 from training.engine.rows import Row, write
 from training.engine.stats.charts import Axis, number
+from training.engine.stats.compare import read_figures
 from training.engine.stats.parts import share
 from training.engine.stats.report import write_report
 
@@ -201,6 +202,14 @@ def test_two_runs_are_compared(small, tmp_path) -> None:
     cells = {row[0]: row[1:] for row in Page(text).table("Figures before and now")}
     assert cells["clips kept"] == ["4", "7", "+3"]
     assert report(small_set(), tmp_path, against={"format": 1, "measures": 3})[0]["compared"]
+    assert read_figures(tmp_path / "stats.json")["name"] == "a set"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"format": 1}', '{"format": 2, "measures": {}}'])
+def test_other_files_are_not_compared_with(text: str, tmp_path) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other\.json.* stats\.json"):
+        read_figures(tmp_path / "other.json")
 
 
 # --- strangers -----------------------------------------------------------------------------------
