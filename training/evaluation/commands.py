@@ -20,6 +20,7 @@ def add_eval(names) -> None:
     what = parser.add_subparsers(dest="what", required=True)
     _add_measures(what)
     _add_vbench(what)
+    _add_protocol(what)
 
 
 def _add_measures(what) -> None:
@@ -65,12 +66,7 @@ def _add_inputs(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--net", choices=["alex", "vgg"], default="alex")
     if role := {"fid": "inception", "fvd": "i3d", "is": "c3d"}.get(name):
         command.add_argument(f"--{role}", type=Path, help="its TorchScript file")
-        command.add_argument(
-            "--input-range",
-            choices=["auto", "0-255", "0-1", "signed"],
-            default="auto",
-            help="what the network takes",
-        )
+        _add_range(command)
     if name in ("fid", "clip"):
         command.add_argument(
             "--per-file", type=int, default=8, help="frames of a video, spread evenly (default 8)"
@@ -143,6 +139,47 @@ def vbench_import(args: Namespace) -> None:
     from .vbench.results import import_results
 
     import_results(args)
+
+
+def _add_protocol(what) -> None:
+    from ..options import add_checkpoint_options
+
+    text = "a benchmark's protocol: sample what it asks for and measure; go on where it was"
+    command = what.add_parser("protocol", help=text, description=text)
+    command.set_defaults(run=protocol)
+    command.add_argument("recipe", type=Path, help="as in training/recipes/evaluation")
+    command.add_argument("--true", type=Path, required=True, help="folder of the true videos")
+    command.add_argument(
+        "--captions", type=Path, help="list of them: .jsonl or .csv, or MSR-VTT's own .json"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder of all that is made")
+    for role in ("i3d", "inception", "c3d"):
+        command.add_argument(f"--{role}", type=Path, help="its TorchScript file")
+    command.add_argument("--clip", type=Path, help="folder of a CLIP, as transformers saves it")
+    _add_range(command)
+    add_checkpoint_options(command)
+    command.add_argument("--videos", type=int, help="fewer than the protocol's, to try")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--resamples", type=int, default=50, help="of FVD's and FID's bootstrap")
+    command.add_argument("--batch", type=int, default=1, help="videos sampled at once")
+    command.add_argument("--workers", type=int, default=2, help="decoding processes per folder")
+    command.add_argument("--cpu", action="store_true", help="even where there is a GPU")
+
+
+def protocol(args: Namespace) -> None:
+    """Sample and measure."""
+    from .protocol import run
+
+    run(args)
+
+
+def _add_range(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--input-range",
+        choices=["auto", "0-255", "0-1", "signed"],
+        default="auto",
+        help="what the networks take",
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

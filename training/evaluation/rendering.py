@@ -25,7 +25,7 @@ from ..sampling import Sampler
 log = logging.getLogger(__name__)
 
 RECORD = "videos.jsonl"
-"""In the folder: file, prompt and seed of every video."""
+"""In the folder: every video with its prompt and its seed."""
 SETTINGS = "settings.json"
 """In the folder: what its videos were made with."""
 
@@ -89,7 +89,7 @@ def render(
         for job, clip in zip(part, _sample(part, sampler), strict=True):
             with atomic(folder / job.name) as unfinished:
                 write(unfinished, clip)
-            row = {"file": job.name, "prompt": job.prompt, "seed": job.seed}
+            row = {"video": job.name, "caption": job.prompt, "seed": job.seed}
             with open(folder / RECORD, "a", encoding="utf-8") as record:
                 record.write(json.dumps(row, ensure_ascii=False) + "\n")
         done = first + len(part)

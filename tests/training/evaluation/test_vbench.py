@@ -135,13 +135,14 @@ def test_export_goes_on_where_it_was_and_depends_on_nothing_but_seeds(
         off = np.abs(pixels(whole / name).astype(int) - pixels(parts / name).astype(int))
         assert off.mean() < 2, name  # batches round otherwise
     rows = [json.loads(line) for line in (whole / "videos.jsonl").read_text().splitlines()]
-    assert {row["file"]: row["seed"] for row in rows}[videos[0]] == seed_of(0, videos[0][:-6], 0)
+    assert {row["video"]: row["seed"] for row in rows}[videos[0]] == seed_of(0, videos[0][:-6], 0)
 
 
 def test_a_folder_of_other_videos_is_refused_before_sampling(prompts, checkpoint, tmp_path) -> None:
     out = tmp_path / "videos"
     exported(prompts, out, checkpoint, "--dimension", "temporal_flickering")
     words = ("--prompts", prompts, "--out", out, "--checkpoint", checkpoint, "--cpu")
+    words += ("--precision", "fp32")
     line = refused("eval", "vbench-export", *words, "--steps", 3)
     assert "made with steps 2, now it is 3" in line and "--out" in line
 
