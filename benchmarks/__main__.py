@@ -9,11 +9,22 @@ import platform
 
 import torch
 
-from . import analytic, convert, forward, import_time, loader, long_video, low_memory, optimizer
+from . import (
+    analytic,
+    convert,
+    data_engine,
+    forward,
+    import_time,
+    loader,
+    long_video,
+    low_memory,
+    optimizer,
+)
 
 CASES = {
     "analytic": analytic.run,
     "convert": convert.run,
+    "data_engine": data_engine.run,
     "forward": forward.run,
     "import_time": import_time.run,
     "loader": loader.run,

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,10 @@ def execute(args: Namespace, work: Work, steps: Sequence[Step]) -> None:
     if args.executor == "local":
         if args.tasks != 1:
             raise ValueError(f"--tasks {args.tasks} needs --executor datatrove, slurm or ray")
-        report = run(work, steps, workers=args.workers, limit=args.time_limit, retry=args.retry)
+        try:
+            report = run(work, steps, workers=args.workers, limit=args.time_limit, retry=args.retry)
+        except KeyboardInterrupt:
+            sys.exit("stopped: the same command goes on where it was")
         print(report.summary())
         return
     from .tasks import ShardTask

@@ -1,0 +1,112 @@
+"""All commands of the engine over real clips, by the command line; and a clip of 4K."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.data_engine import _measure, write_clip
+from scripts.real_clips import installed_clips, read_facts
+from tests.training.data.numbered import write_video
+from tests.training.engine.footage import Joined, moving, save_real_clips
+from training.cli import main
+from training.engine.work import Work
+
+RULES = """
+rules:
+  - {value: source.duplicate_of, empty: true}
+  - {value: segment.seconds, min: 1}
+  - {value: motion.score, min: 1}
+  - {value: text.area, max: 0.05}
+  - {value: clip.aesthetic, min: 5, missing: keep}
+"""
+
+
+def command(*words: object) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["data", *map(str, words)])
+    assert not end.value.code, end.value.code
+
+
+def test_from_a_folder_of_footage_to_the_trainers_list(tmp_path: Path, capsys) -> None:
+    media, work = tmp_path / "media", tmp_path / "work"
+    save_real_clips(media, ["video_causal_forcing_i2v-1.webp", "wan2.1_flf2v_720_f16-1.webp"])
+    (media / "video_causal_forcing_i2v-1.txt").write_text("a caption of its own")
+    joined = Joined.of([moving(1, 24), moving(2, 24)], [("cut", 0)])
+    write_video(media / "joined.mp4", joined.frames, 15)
+    write_video(media / "still.mp4", [moving(3, 1)[0]] * 30, 15)
+    (media / "broken.mp4").write_bytes(b"?" * 999)
+    rules = tmp_path / "mine.yaml"
+    rules.write_text(RULES)
+
+    command("scan", "--media", media, "--work", work)
+    command("segment", "--work", work, "--min-seconds", 1, "--max-seconds", 4)
+    command("features", "--work", work, "--set", "text.frames=1", "--set", "clarity.frames=2")
+    command("filter", rules, "--work", work)
+    command("export", "--work", work, "--out", tmp_path / "metadata.jsonl")
+    command("status", "--work", work)
+
+    rows = list(Work.open(work).rows())
+    by_file: dict[str, list] = {}
+    for row in rows:
+        by_file.setdefault(row["source"]["path"], []).append(row)
+        for section in ("motion", "clarity", "picture", "text"):
+            assert "error" not in row[section] and row[section]["made_by"]["version"] >= 1
+    assert {name: len(found) for name, found in by_file.items()} == {
+        "joined.mp4": 2,
+        "still.mp4": 1,
+        "video_causal_forcing_i2v-1.webp": 1,
+        "wan2.1_flf2v_720_f16-1.webp": 1,
+    }
+    assert by_file["still.mp4"][0]["filter"]["reasons"] == ["motion.score below 1"]
+    listed = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    kept = [row for row in rows if row["filter"]["keep"]]
+    assert [entry["id"] for entry in listed] == [row["id"] for row in kept]
+    captions = {entry["path"]: entry["captions"] for entry in listed}
+    assert captions["video_causal_forcing_i2v-1.webp"] == ["a caption of its own"]
+    said = capsys.readouterr().out
+    assert "1 failed" in said and "motion.score below 1" in said
+
+    command("filter", "sft20k", "--work", work)  # thresholds change without any measuring
+    after = list(Work.open(work).rows())
+    assert [{**row, "filter": 0} for row in after] == [{**row, "filter": 0} for row in rows]
+    assert all("segment.seconds below 3" in row["filter"]["reasons"] for row in after)
+
+
+def test_what_cannot_be_done_ends_in_a_line(tmp_path: Path) -> None:
+    for words, why in [
+        (("segment", "--work", tmp_path), "data scan --media"),
+        (("scan", "--media", tmp_path / "no", "--work", tmp_path / "w"), "media are not there"),
+        (("merge", tmp_path / "a.jsonl", "--out", tmp_path / "b.jsonl"), "a.jsonl"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main(["data", *map(str, words)])
+        assert why in str(end.value.code)
+
+
+@pytest.mark.slow  # two minutes: every template clip of the host
+def test_every_real_clip(tmp_path: Path, capsys) -> None:
+    media, work = tmp_path / "media", tmp_path / "work"
+    there = installed_clips()
+    names = [fact["webp"] for fact in read_facts() if fact["webp"] in there]
+    save_real_clips(media, names)
+    command("scan", "--media", media, "--work", work, "--shard-files", 20)
+    command("segment", "--work", work)
+    command("features", "--work", work)
+    command("filter", "pretrain", "--work", work)
+    files, rows = (list(Work.open(work).rows(kind)) for kind in ("files", "segments"))
+    assert len(files) == len(names) and len(rows) > len(names) / 2
+    assert not list((work / "quarantine").glob("*"))
+    print(capsys.readouterr().out)
+
+
+@pytest.mark.slow  # a minute
+def test_memory_does_not_grow_with_the_length_of_a_4k_clip(tmp_path: Path) -> None:
+    peaks = []
+    for seconds in (2, 8):
+        write_clip(tmp_path / f"{seconds}.mp4", 2160, 3840, seconds)
+        (row,) = _measure(tmp_path / f"{seconds}.mp4", "memory")
+        peaks.append(row["peak_mib"])
+    assert peaks[1] < 1.15 * peaks[0] and peaks[1] < 700
