@@ -26,10 +26,10 @@ from PIL import Image
 
 from .formats import IMAGE_SUFFIXES, Member, frame_files
 from .pictures import MOST_FRAMES, MediaError, check_size, moments, open_picture, say, shown, to_rgb
+from .shown import Decoded, Ready, Shown
 
 # Formats that only ever read the file they are given: no play lists, no scripts of other files.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,ivf,obu"
-_HD_LINES = 720  # video of so many lines that does not name its colours is BT.709 by custom
 _SEEK_MARGINS = (0.0, 1.0, 10.0)  # seconds before the wanted frame; after them from the beginning
 
 
@@ -142,7 +142,7 @@ class Media:
         if self.is_sequence:
             frames = self._sequence_frames()
         elif self._is_picture:
-            frames = ((pts, _Ready(image)) for pts, image in self._picture_frames())
+            frames = ((pts, Ready(image)) for pts, image in self._picture_frames())
         else:
             frames = self._decode(None) if start is None else self._video_from(start)
         for moment, frame in frames:
@@ -163,11 +163,11 @@ class Media:
 
     # --- pictures ---
 
-    def _sequence_frames(self) -> Iterator[tuple[int, _Ready]]:
+    def _sequence_frames(self) -> Iterator[tuple[int, Ready]]:
         for index, file in enumerate(self._files):
             with self._picture(file) as image:
                 self.decoded += 1
-                yield index, _Ready(to_rgb(shown(image)))
+                yield index, Ready(to_rgb(shown(image)))
 
     @contextmanager
     def _picture(self, file: Path) -> Iterator[Image.Image]:
@@ -251,7 +251,7 @@ class Media:
     def _video_frames(self, pts: Sequence[int]) -> Iterator[Image.Image]:
         yield from _nearest(self._video_from(pts[0]), pts)
 
-    def _video_from(self, start: int) -> Iterator[tuple[int, _Lazy]]:
+    def _video_from(self, start: int) -> Iterator[tuple[int, Decoded]]:
         """(pts, frame) from the one shown at `start` or a little before it."""
         for margin in _SEEK_MARGINS:
             frames = self._decode(start, margin)
@@ -283,7 +283,7 @@ class Media:
                 for moment, frame in _timed(container, video):
                     check_size(frame.width, frame.height)
                     self.decoded += 1
-                    yield moment, _Lazy(frame, video.sample_aspect_ratio)
+                    yield moment, Decoded(frame, video.sample_aspect_ratio)
             except av.FFmpegError as error:
                 raise MediaError(f"decoding failed ({say(error)})") from error
 
@@ -304,47 +304,6 @@ def _timed(container, video) -> Iterator[tuple[int, Any]]:
                 moment = heapq.heappop(unnamed)
             if moment is not None:
                 yield moment, frame
-
-
-class _Lazy:
-    """A decoded video frame, converted to RGB only when it is one of the wanted."""
-
-    def __init__(self, frame, aspect: Fraction | None):
-        self.frame = frame
-        turned = frame.rotation % 180 != 0
-        width = max(1, round(frame.width * (aspect or 1)))  # pixels need not be square
-        if not 1 / 16 <= width / frame.height <= 16:
-            width = frame.width
-        self.width, self.height = (frame.height, width) if turned else (width, frame.height)
-
-    def convert(self, size: tuple[int, int] | None = None) -> Image.Image:
-        """RGB, scaled to `size` (width, height) by averaging where it is given."""
-        frame = self.frame
-        unspecified = int(frame.colorspace) == 2
-        options = {"src_colorspace": "ITU709"} if unspecified and frame.height >= _HD_LINES else {}
-        turns = round(frame.rotation / 90) % 4
-        if size is not None:
-            width, height = size if turns % 2 == 0 else size[::-1]
-            options |= {"width": width, "height": height, "interpolation": "AREA"}
-        pixels = frame.to_ndarray(format="rgb24", **options)
-        image = Image.fromarray(np.ascontiguousarray(np.rot90(pixels, turns)))
-        wanted = size or (self.width, self.height)
-        return image if image.size == wanted else image.resize(wanted, Image.Resampling.LANCZOS)
-
-
-class _Ready:
-    """A frame that comes as RGB."""
-
-    def __init__(self, image: Image.Image):
-        self.image = image
-        self.width, self.height = image.size
-
-    def convert(self, size: tuple[int, int] | None = None) -> Image.Image:
-        """RGB, scaled to `size` (width, height) by averaging where it is given."""
-        return self.image if size is None else self.image.resize(size, Image.Resampling.BOX)
-
-
-Shown = _Lazy | _Ready
 
 
 class _Stretch(io.RawIOBase):
@@ -408,7 +367,7 @@ def _nearest(frames: Iterator, pts: Sequence[int]) -> Iterator[Image.Image]:
 def _converted(frame: tuple[int, Image.Image], moment: int, tolerance: float) -> Image.Image:
     if abs(frame[0] - moment) > tolerance:
         raise MediaError(f"frames are missing: wanted one at {moment}, nearest is at {frame[0]}")
-    return frame[1].convert() if isinstance(frame[1], _Lazy) else frame[1]
+    return frame[1].convert() if isinstance(frame[1], Decoded) else frame[1]
 
 
 def _rate(times: np.ndarray) -> float:

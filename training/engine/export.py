@@ -60,13 +60,20 @@ def _entries(work: Work, captions: Sequence[str], done: Exported) -> Iterator[di
             texts = list(_texts(row, captions))
             done.kept += 1
             done.uncaptioned += not texts
+            rate = {"fps": row["source"]["fps"]} if _is_folder(row) else {}
             yield {
                 "path": row["source"]["path"],
+                **rate,
                 "start": row["segment"]["start_s"],
                 "end": row["segment"]["end_s"],
                 "captions": texts,
                 "id": row["id"],
             }
+
+
+def _is_folder(row: Row) -> bool:
+    """Whether the row is of a folder of frames, which does not know its rate itself."""
+    return row["source"].get("container") == "frames"
 
 
 def _texts(row: Row, captions: Sequence[str]) -> Iterator[str]:

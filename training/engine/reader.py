@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data.formats import Member, inside
-from ..data.media import Media, Shown, Timeline
+from ..data.media import Media, Timeline
 from ..data.pictures import MediaError
+from ..data.shown import Shown
 from .rows import Row, source_of
 
 

@@ -39,7 +39,8 @@ class Report:
     done: int = 0  # rows that nothing was to be done for
     waiting: Counter[str] = field(default_factory=Counter)  # rows without a section, by its name
     made: Counter[str] = field(default_factory=Counter)  # sections, by step
-    failed: list[tuple[str, str, str]] = field(default_factory=list)  # path, step, reason
+    failed: int = 0  # sections with an error
+    failures: list[tuple[str, str, str]] = field(default_factory=list)  # the first: file, step, why
     busy: list[str] = field(default_factory=list)  # shards that another process works on
     video: float = 0.0  # seconds of video in the rows that were worked on
     wall: float = 0.0  # seconds that the run took
@@ -54,8 +55,8 @@ class Report:
         for section, count in sorted(self.waiting.items()):
             lines.append(f"left out: {count} rows without {section}")
         if self.failed:
-            lines.append(f"failed: {len(self.failed)} (all in the folder quarantine)")
-            lines += [f"  {path}: {step}: {why}" for path, step, why in self.failed[:_EXAMPLES]]
+            lines.append(f"failed: {self.failed} (all in the folder quarantine)")
+            lines += [f"  {path}: {step}: {why}" for path, step, why in self.failures]
         if self.busy:
             lines.append(f"another process works on {', '.join(self.busy)}")
         return "\n".join(map(one_line, lines))
@@ -168,11 +169,13 @@ class _Runner:
         shard.log.append({"id": row["id"], "sections": sections})
         for name, section in sections.items():
             if "error" in section:
-                self.report.failed.append((path, name, section["error"]))
+                self.report.failed += 1
+                if len(self.report.failures) < _EXAMPLES:
+                    self.report.failures.append((path, name, section["error"]))
             else:
                 self.report.made[name] += 1
         self.report.video += seconds(row)
-        self.bar.set_postfix_str(f"{len(self.report.failed)} failed", refresh=False)
+        self.bar.set_postfix_str(f"{self.report.failed} failed", refresh=False)
         self.bar.update()
 
     def _alone(self, row: Row, steps: Sequence[Step], reason: str) -> dict[str, Section]:

@@ -26,7 +26,8 @@ MOST_SEGMENTS = 20_000  # of one file
 _BLACK, _WHITE = 12.0, 243.0  # mean levels, of 255, outside of which a frame shows nothing
 _FADED = 0.8  # share of a shot's level that its frames beside a fade have to have
 _UNSTEADY_SHARE = 0.1  # of a segment's frames
-_DECODING = 0.5  # seconds that a second of video may take, above the limit
+_DECODING = 4.0  # seconds that a second of video may take, above the limit
+_RATES = 1.0, 240.0  # frames per second that the detectors' windows are made for
 
 Stretch = tuple[int, int, str | None]  # first frame, the one after the last, why it is left out
 
@@ -72,7 +73,7 @@ class Segment(Step):
         if not source["fps"]:
             return _none("is a still picture")
         transitions = Transitions(
-            source["fps"],
+            min(max(source["fps"], _RATES[0]), _RATES[1]),  # the file may say anything
             adaptive=self.adaptive,
             content=self.content,
             dissolves=self.dissolves,

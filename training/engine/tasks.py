@@ -42,6 +42,6 @@ class ShardTask(PipelineStep):
         if report.busy:
             raise RuntimeError(f"another process works on the shards {', '.join(report.busy)}")
         self.stat_update("rows", value=report.rows - report.done)
-        self.stat_update("failed", value=len(report.failed))
+        self.stat_update("failed", value=report.failed)
         self.stat_update("seconds of video", value=round(report.video))
         return data

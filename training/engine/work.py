@@ -136,8 +136,8 @@ class Work:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error!r}): run `data scan` again") from None
         work = cls(folder, media or found)
-        if not work.media.exists():
-            raise ValueError(f"{work.media}: the media are not there: say where, by --media")
+        if not work.media.is_dir():
+            raise ValueError(f"{work.media}: the media are not there: name their folder by --media")
         return work
 
     @classmethod

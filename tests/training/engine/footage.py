@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from scripts.real_clips import installed_clips
 from training.data.media import Media
+from training.data.shown import Ready
 from training.engine.reader import Clock, Frame
 from training.engine.rows import Row
 
@@ -40,17 +41,6 @@ def moving(seed: int, frames: int) -> np.ndarray:
     return np.stack(shown).astype(np.uint8)
 
 
-class Shown:
-    """A frame as `Media.stretch` gives it."""
-
-    def __init__(self, rgb: np.ndarray):
-        self.image = Image.fromarray(rgb)
-        self.width, self.height = self.image.size
-
-    def convert(self, size: tuple[int, int] | None = None) -> Image.Image:
-        return self.image if size is None else self.image.resize(size, Image.Resampling.BOX)
-
-
 def row_of(frames: int, fps: float = RATE) -> Row:
     """A row of one segment of so many frames."""
     source = {"path": "a.mp4", "fps": fps, "base": [1, 1000], "first": 0, "frames": frames}
@@ -64,7 +54,9 @@ def measured(step, frames: Sequence[np.ndarray], fps: float = RATE) -> dict:
     measure = step.start(row_of(len(frames), fps))
     clock = Clock()
     for index, rgb in enumerate(frames):
-        frame = Frame(Shown(rgb), index, round(1000 * index / fps), index / fps, clock)
+        frame = Frame(
+            Ready(Image.fromarray(rgb)), index, round(1000 * index / fps), index / fps, clock
+        )
         if measure.wants(frame):
             measure.add(frame)
     return measure.result()

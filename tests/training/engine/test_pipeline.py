@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks.data_engine import _measure, write_clip
 from scripts.real_clips import installed_clips, read_facts
 from tests.training.data.numbered import write_video
 from tests.training.engine.footage import Joined, moving, save_real_clips
 from training.cli import main
+from training.data.clips import clips
+from training.data.sources import DataSpec
 from training.engine.work import Work
 
 RULES = """
@@ -73,6 +77,34 @@ def test_from_a_folder_of_footage_to_the_trainers_list(tmp_path: Path, capsys) -
     after = list(Work.open(work).rows())
     assert [{**row, "filter": 0} for row in after] == [{**row, "filter": 0} for row in rows]
     assert all("segment.seconds below 3" in row["filter"]["reasons"] for row in after)
+
+
+def test_videos_in_tars_and_folders_of_frames(tmp_path: Path) -> None:
+    frames = list(moving(1, 36))
+    tars, folders = tmp_path / "tars", tmp_path / "folders"
+    tars.mkdir()
+    video = write_video(tmp_path / "a.mp4", frames, 15)
+    with tarfile.open(tars / "0.tar", "w") as tar:
+        for name in ("one.mp4", "two.mp4"):
+            tar.add(video, name)
+    for index, frame in enumerate(frames):
+        (folders / "clip").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame).save(folders / "clip" / f"{index}.png")
+    for media, format in ((tars, "webdataset"), (folders, "frames")):
+        work = tmp_path / f"work-{format}"
+        command("scan", "--media", media, "--work", work, "--format", format)
+        command("segment", "--work", work, "--min-seconds", 1)
+        command("features", "--work", work, "--only", "motion")
+        (row,) = Work.open(work).rows()  # of the tar's two videos one is a copy
+        assert row["segment"]["frames"] == 36 and row["motion"]["score"] > 10
+        (work / "rules.yaml").write_text("rules: [{value: motion.score, min: 1}]")
+        command("filter", work / "rules.yaml", "--work", work)
+    command("export", "--work", work, "--out", tmp_path / "metadata.jsonl")
+    (line,) = (tmp_path / "metadata.jsonl").read_text().splitlines()
+    listed = {"path": tmp_path / "metadata.jsonl", "media": folders, "uncaptioned": "empty"}
+    spec = DataSpec(**listed, sizes=[[96, 128]], frames=[12], extract="first")
+    (clip,) = clips(spec, workers=1)
+    assert json.loads(line)["fps"] == 24 and (clip.frames == frames[:36:3]).all()
 
 
 def test_what_cannot_be_done_ends_in_a_line(tmp_path: Path) -> None:

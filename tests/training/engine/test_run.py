@@ -185,16 +185,16 @@ def own_media(work: Work, tmp_path: Path) -> Work:
 
 def test_a_file_that_hangs_costs_that_file_only(own_media: Work, whole) -> None:
     hang(own_media, CLIP)
-    report = run(own_media, [make_step("picture")], workers=2, limit=1.5)
+    report = run(own_media, [make_step("picture")], workers=2, limit=3)
     rows = list(own_media.rows())
     stuck = [row for row in rows if row["source"]["path"] == CLIP]
     errors = [row["picture"]["error"] for row in stuck]
     assert len(stuck) >= 3
-    assert all("more than 1.5 s" in error for error in errors[:2])
+    assert all("more than 3 s" in error for error in errors[:2])
     assert all(error == "given up: the file cost 2 worker processes" for error in errors[2:])
-    assert len(report.failed) == len(stuck)
+    assert report.failed == len(stuck)
     assert all("error" not in r["picture"] for r in rows if r["source"]["path"] != CLIP)
-    again = run(own_media, [make_step("picture")], workers=2, limit=1.5)
+    again = run(own_media, [make_step("picture")], workers=2, limit=3)
     assert again.done == again.rows  # failures are results, too
     (own_media.media / CLIP).unlink()
     shutil.copyfile(Work.open(own_media.folder).media / CLIP, own_media.media / CLIP)
