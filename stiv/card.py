@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from .config import MODELS, STIVConfig
-from .header import parse_json
+from .header import parse_json, printable
 from .shapes import expected_shapes
 from .text_encoder import TextEncoderConfig, Tokenizer
 
@@ -82,6 +82,8 @@ class Card:
         _check_tasks(self.tasks)
         _check_sampling(self.sampling)
         _expect(isinstance(self.training, Mapping), "training", self.training, "a table")
+        done = self.training.get("operations", [])
+        _expect(isinstance(done, list), "training.operations", done, "a list")
         for key, value in self.modelspec.items():
             _expect(isinstance(value, str), f"modelspec.{key}", value, "a text")
         if self.tensor_hash is not None:
@@ -228,7 +230,7 @@ class Card:
         ]
         lines.append(f"tensor hash: {self.tensor_hash or 'not stated'}")
         lines += [f"note: {note}" for note in self.inferred]
-        return "\n".join(_printable(line) for line in lines)
+        return "\n".join(map(printable, lines))
 
 
 def infer_card(config: STIVConfig, notes: list[str]) -> Card:
@@ -383,8 +385,3 @@ def _task_line(task: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _printable(line: str) -> str:
-    line = "".join(c if c.isprintable() else " " for c in line)
-    return line if len(line) <= 400 else line[:400] + "…"

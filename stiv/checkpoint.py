@@ -10,15 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .card import Card, infer_card
-from .header import DTYPES, WEIGHT_DTYPES, CheckpointError, Header, read_header
+from .header import WEIGHT_DTYPES, CheckpointError, Header, read_header
 from .quantised import check_layers, dequantise, extra_shapes, part_dtypes
 from .shapes import (
     Shapes,
@@ -36,6 +34,7 @@ from .tensor_file import (
     LazyTensors,
     Progress,
     described,
+    read_lazily,
     tensor_hash,
     write_tensors,
 )
@@ -120,7 +119,7 @@ def stream_checkpoint(
         CheckpointError: when the file is not a sound STIV checkpoint, or a tensor cannot be read.
     """
     card, names, header = _inspect(path)
-    parts = {part: _lazy(path, header, table) for part, table in names.items()}
+    parts = {part: read_lazily(path, header, table) for part, table in names.items()}
     plain = _checked_layers(path, parts["diffusion_model"])
     return card, parts if as_stored else {**parts, "diffusion_model": plain}
 
@@ -132,18 +131,8 @@ def stored_tensors(path: Path_) -> tuple[Card, LazyTensors]:
         CheckpointError: when the file is not a sound STIV checkpoint, or a tensor cannot be read.
     """
     card, names, header = _inspect(path)
-    _checked_layers(path, _lazy(path, header, names["diffusion_model"]))
-    return card, _lazy(path, header, {name: name for name in header.tensors})
-
-
-def _lazy(path: Path_, header: Header, table: Mapping[str, str]) -> LazyTensors:
-    """Tensors by the names of `table`, which tells their names in the file."""
-    infos = {name: header.tensors[stored] for name, stored in table.items()}
-    known = {
-        name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
-        for name, info in infos.items()
-    }
-    return LazyTensors(known, partial(_read_one, path, table))
+    _checked_layers(path, read_lazily(path, header, names["diffusion_model"]))
+    return card, read_lazily(path, header, {name: name for name in header.tensors})
 
 
 def _checked_layers(path: Path_, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -153,15 +142,6 @@ def _checked_layers(path: Path_, tensors: Mapping[str, Tensor]) -> Mapping[str, 
     except ValueError as error:
         raise CheckpointError(path, f"{error}") from None
     return dequantise(tensors)
-
-
-def _read_one(path: Path_, stored: Mapping[str, str], name: str) -> Tensor:
-    # The file is mapped for this one tensor alone: its pages leave memory with the tensor.
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return file.get_tensor(stored[name])
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(path, f"cannot be read: {error}; {_GET_AGAIN}") from error
 
 
 def write_checkpoint(

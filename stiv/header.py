@@ -101,7 +101,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def parse_json(text: str, *, max_items: int = MAX_JSON_ITEMS) -> Any:
-    """JSON from a stranger: bounded in items and depth, without duplicate keys, NaN or surrogates.
+    """JSON from a stranger: bounded in items and depth, without duplicate keys, surrogates, or
+    numbers that are not finite.
 
     Raises:
         ValueError: saying which.
@@ -114,6 +115,12 @@ def parse_json(text: str, *, max_items: int = MAX_JSON_ITEMS) -> Any:
         raise ValueError("nested too deeply") from None
     _check_depth(value)
     return value
+
+
+def printable(text: str, most: int = 400) -> str:
+    """A stranger's text as one line for a terminal: no escapes, cut after `most` characters."""
+    line = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return line if len(text) <= most else line[:most] + "…"
 
 
 def _read_header(path: str | os.PathLike[str]) -> Header:
@@ -251,6 +258,8 @@ def _check_depth(value: Any) -> None:
                 deeper.extend(item.values())
             elif isinstance(item, list):
                 deeper.extend(item)
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError("a number is too large")
             elif isinstance(item, str):
                 item.encode()  # UnicodeEncodeError, a ValueError, for a lone surrogate
         level = deeper

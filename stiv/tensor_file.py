@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .header import DTYPES
+from .header import DTYPES, CheckpointError, Header
+
+Tensors = Mapping[str, Tensor]
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """The file format's name of every dtype that is written."""
@@ -23,7 +26,6 @@ TEMPORARY = r"\..+\.(\d+)\.[0-9a-f]{8}\.tmp"
 """Pattern of the name of a file that is being written; the group is the writer's process id."""
 
 _CHUNK_BYTES = 16 * 2**20
-
 
 Progress = Callable[[str, int, int], None]
 """progress(what, done, total): bytes of a long work, told every few megabytes."""
@@ -63,6 +65,34 @@ class LazyTensors(Mapping[str, Tensor]):
 def described(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The same names with tensors good for their dtype and shape alone: none is made for it."""
     return tensors.described if isinstance(tensors, LazyTensors) else tensors
+
+
+def read_lazily(
+    path: str | os.PathLike[str], header: Header, stored: Mapping[str, str]
+) -> LazyTensors:
+    """Tensors of a safetensors file; every use reads one anew.
+
+    Args:
+        path: the file.
+        header: what `read_header` found in it.
+        stored: the names to give them, each with its name in the file.
+
+    A tensor that cannot be read raises CheckpointError when it is used.
+    """
+    known = {}
+    for name, key in stored.items():
+        info = header.tensors[key]
+        known[name] = torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
+
+    def read(name: str) -> Tensor:
+        # The file is mapped for this one tensor alone: its pages leave memory with the tensor.
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                return file.get_tensor(stored[name])
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(path, f"cannot be read: {error}; get it again") from error
+
+    return LazyTensors(known, read)
 
 
 def byte_count(tensors: Mapping[str, Tensor]) -> int:

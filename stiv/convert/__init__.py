@@ -1,1 +1,1 @@
-"""Weights of one model as the start of another."""
+"""Other models' weights as STIV checkpoints, and one STIV checkpoint as the next."""

@@ -8,11 +8,14 @@ import argparse
 import sys
 from types import ModuleType
 
+from ..header import printable
 from . import card, casting, compare, exchange, init, soup, verify
 from .lora import commands as lora
 
 COMMANDS: tuple[ModuleType, ...] = (exchange, init, lora, casting, soup, compare, verify, card)
 """Modules with `add_commands(names)`, in the order of the help."""
+
+_LONGEST = 2000  # characters of an error's line
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         code = args.run(args)
     except (ValueError, OSError) as error:
-        sys.exit(f"python -m stiv.convert {args.command}: {error}")
+        sys.exit(printable(f"python -m stiv.convert {args.command}: {error}", _LONGEST))
     if code:
         sys.exit(code)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..card import Card
+from ..header import printable
 from ..shapes import some
 from ..tensor_file import Progress, byte_count, described
 from .console import ProgressLine
@@ -181,7 +182,7 @@ def _lines(found: Difference, top: int) -> Iterator[str]:
         yield f"equal: the cards and all {found.equal} tensors"
         return
     for field in found.card:
-        yield f"card: {field}"
+        yield f"card: {printable(str(field))}"
     for names, where in ((found.missing, "first"), (found.extra, "second")):
         if names:
             yield f"only in the {where}: {len(names)} tensors ({some(names)})"

@@ -101,8 +101,10 @@ def _config(found: Foreign, settings: Settings) -> tuple[STIVConfig, int, int]:
             f"is PixArt-alpha for 1024 pixels, conditioned on size and aspect ({odd[0]}), which "
             "this network has no place for; import the 256 or 512 pixel weights",
         )
-    embedder = "y_embedder" if found.layout == "original" else "caption_projection"
-    first = "y_proj.fc1" if found.layout == "original" else "linear_1"
+    is_original = found.layout == "original"
+    embedder = "y_embedder" if is_original else "caption_projection"
+    first = "y_proj.fc1" if is_original else "linear_1"
+    null_text = f"{embedder}.y_embedding"
     width, channels = found.matrix(found.first)[:2]
     text_width = found.matrix(f"{embedder}.{first}.weight")[1]
     heads = settings.heads or found.source.config.get("num_attention_heads")
@@ -120,7 +122,7 @@ def _config(found: Foreign, settings: Settings) -> tuple[STIVConfig, int, int]:
         temporal_patch=1,
         text_width=text_width,
         pooled_width=0,
-        null_text_tokens=shapes.get(f"{embedder}.y_embedding", (0,))[0],
+        null_text_tokens=found.matrix(null_text)[0] if null_text in shapes else 0,
         qk_norm=False,
         sandwich_norm=False,
         condition_norm=False,
@@ -210,7 +212,7 @@ def _predicts_variance(found: Foreign) -> bool:
     """Whether the final layer has twice the rows that the noise needs."""
     final = "final_layer.linear.bias" if found.layout == "original" else "proj_out.bias"
     noise = PATCH**2 * found.shapes[found.first][1]
-    return found.shapes.get(final, (0,))[0] == 2 * noise
+    return found.shapes.get(final) == (2 * noise,)
 
 
 def _ours(
@@ -237,10 +239,13 @@ def _ours(
             tensor = pixels[:, : config.latent_channels].flatten(0, 1)
         made = tensor.to(described[name].dtype)
         if not torch.isfinite(made).all():
+            is_damaged = not torch.isfinite(tensor.to(torch.float32)).all()
             raise CheckpointError(
                 found.source.path,
-                f"{name} holds NaN, infinity, or numbers too large for {made.dtype}: import "
-                "without --dtype, or with --dtype bf16, and `verify` the result",
+                f"{name} holds NaN or infinity; get the file again"
+                if is_damaged
+                else f"{name} holds numbers too large for {made.dtype}: import without --dtype, or "
+                "with --dtype bf16",
             )
         return made
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..card import LATENT_SPACES, TEXT_ENCODERS, Card
 from ..config import MODELS, STIVConfig
-from ..header import parse_json
+from ..header import parse_json, printable
 from .console import add_output, check_output, finish
 from .difference import output, relative_rms
 from .initialise import Aim, Step, Temporal, initialised, plan, stages
@@ -226,4 +226,4 @@ def _tasks_line(before: Card, after: Card) -> str:
     names = [task["task"] for task in after.tasks]
     lost = [task["task"] for task in before.tasks if task not in after.tasks]
     said = f"tasks: {', '.join(names) or 'none'}"
-    return said + (f" (no longer: {', '.join(lost)}, to be trained)" if lost else "")
+    return printable(said + (f" (no longer: {', '.join(lost)}, to be trained)" if lost else ""))

@@ -24,6 +24,7 @@ _FIRST: dict[Layout, str] = {
 _SIGNS = {"original": "t_block.1.weight", "diffusers": "adaln_single.linear.weight"}
 _FIT_TOLERANCE = 4e-3  # of a table of sines stored in bfloat16
 _RELEASED_FRAMES = 16
+_MOST_PIXELS, _MOST_FRAMES = 4096, 4096
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,13 @@ def grid_of(found: Foreign, settings: Settings) -> tuple[int, float]:
     Raises CheckpointError where neither the file nor the settings tell, or they contradict.
     """
     path, pixels = found.source.path, settings.pixels
-    stored = found.shapes.get("pos_embed") if found.layout == "original" else None
-    if stored is not None:
-        side = math.isqrt(stored[1]) if len(stored) == 3 else 0
-        if not side or side * side != stored[1]:
-            raise CheckpointError(path, f"pos_embed has shape {stored}: expected a square grid")
+    if found.layout == "original" and "pos_embed" in found.shapes:
+        count, most = _positions(found, "pos_embed"), (_MOST_PIXELS // pixels) ** 2
+        side = math.isqrt(count)
+        if side * side != count or count > most:
+            raise CheckpointError(
+                path, f"pos_embed has {count:,} positions: expected a square grid of up to {most:,}"
+            )
         if settings.size not in (None, side * pixels):
             raise CheckpointError(
                 path,
@@ -128,8 +131,10 @@ def grid_of(found: Foreign, settings: Settings) -> tuple[int, float]:
         raise CheckpointError(
             path, "does not say for which size it was trained: name it by --size 256 or --size 512"
         )
-    if size < pixels or size % pixels or size > 2**14:
-        raise CheckpointError(path, f"--size is {size}: expected a multiple of {pixels} pixels")
+    if size % pixels or not pixels <= size <= _MOST_PIXELS:
+        raise CheckpointError(
+            path, f"the size is {size}: expected a multiple of {pixels}, up to {_MOST_PIXELS}"
+        )
     if found.is_video:  # Open-Sora's configs: the positions of 512 pixels, wider apart at 256
         return size // pixels, 512 / size
     scale = found.source.config.get("interpolation_scale") or max(size // 512, 1)
@@ -142,21 +147,32 @@ def frames_of(found: Foreign, settings: Settings) -> tuple[int, float]:
     """Trained frames, and the spacing of their positions. Raises CheckpointError."""
     if not found.is_video:
         return 1, 1.0
-    stored = found.shapes.get("pos_embed_temporal")
-    if stored is None:
+    if "pos_embed_temporal" not in found.shapes:
         return settings.frames or _RELEASED_FRAMES, 1.0
-    if len(stored) != 3:
+    count = _positions(found, "pos_embed_temporal")
+    if count > _MOST_FRAMES:
         raise CheckpointError(
-            found.source.path, f"pos_embed_temporal has shape {stored}: expected (1, frames, width)"
+            found.source.path,
+            f"pos_embed_temporal has {count:,} frames, more than {_MOST_FRAMES:,}",
         )
-    return settings.frames or stored[1], _spacing(found, "pos_embed_temporal", stored[1])
+    return settings.frames or count, _spacing(found, "pos_embed_temporal", count)
+
+
+def _positions(found: Foreign, name: str) -> int:
+    """How many positions a table has. Raises CheckpointError for a shape that no table has."""
+    shape, width = found.shapes[name], found.matrix(found.first)[0]
+    if len(shape) != 3 or not shape[1] or (shape[0], shape[2]) != (1, width):
+        raise CheckpointError(
+            found.source.path, f"{name} has shape {shape}: expected (1, positions, {width})"
+        )
+    return shape[1]
 
 
 def _spacing(found: Foreign, name: str, count: int) -> float:
     """The spacing of the positions in a table of sines, which is checked to be nothing else."""
     table = found.tensor(name)[0].double()
     width, place = table.shape[1], (torch.device("cpu"), torch.float64)
-    if count < 2 or width % 4:
+    if len(table) < 2 or width % 4:  # a single place; or a width that no config takes
         return 1.0
     # the first of the sines turns by one radian for every unit of the column, or of the frame
     if name == "pos_embed":

@@ -11,19 +11,19 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from ..header import DTYPES, MAX_HEADER_BYTES, CheckpointError, parse_json, read_header
-from ..tensor_file import LazyTensors
+from ..header import MAX_NAME_LENGTH, CheckpointError, parse_json, read_header
+from ..tensor_file import DTYPE_NAMES, LazyTensors, read_lazily
 
 Which = Literal["auto", "ema", "raw"]
 """Averaged weights, those of the last step, or averaged ones where the file has them."""
@@ -33,7 +33,10 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 """Ends of the names of files that are read as pickles; all others are safetensors."""
 _WEIGHT_FILES = ("diffusion_pytorch_model", "model")
 _REMAP_BYTES = 256 * 2**20  # read of a pickle before it is mapped anew
-_MAX_CONFIG_BYTES = 2**20
+_MAX_PICKLE_BYTES = 8 * 2**20  # of the table of tensors: thousands of times fewer than weights
+_SWELLING = (b"\nbytearray\n", b"c_codecs\n")
+"""What torch's loader allows but no table of tensors needs: a few bytes of it make gigabytes."""
+_MAX_JSON_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def _folder(path: Path, weights: Which) -> Source:
 
 
 def _json(path: Path) -> Any:
-    if path.stat().st_size > _MAX_CONFIG_BYTES * 32:
+    if path.stat().st_size > _MAX_JSON_BYTES:
         raise CheckpointError(path, "is too large for what it should be; get it again")
     try:
         return parse_json(path.read_text("utf-8"))
@@ -100,17 +103,8 @@ def _json(path: Path) -> Any:
 
 
 def _safetensors(path: Path) -> LazyTensors:
-    described = {
-        name: torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
-        for name, info in read_header(path).tensors.items()
-    }
-    return LazyTensors(described, partial(_read, path))
-
-
-def _read(path: Path, name: str) -> Tensor:
-    # mapped for this tensor alone, so that its pages leave memory with it
-    with safe_open(path, framework="pt", device="cpu") as file:
-        return file.get_tensor(name)
+    header = read_header(path)
+    return read_lazily(path, header, {name: name for name in header.tensors})
 
 
 def _shards(path: Path) -> LazyTensors:
@@ -167,36 +161,45 @@ class _Mapped:
 
 
 def _check_archive(path: Path) -> None:
-    """Only archives of torch.save can be mapped; their table of contents is bounded here."""
+    """Only archives of torch.save can be mapped; their tables of contents are bounded here."""
     remedy = "save it again with torch.save of torch 1.6 or newer, or as safetensors"
     if not zipfile.is_zipfile(path):
         raise CheckpointError(path, f"is no archive of torch.save, or of a very old one; {remedy}")
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except zipfile.BadZipFile as error:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                raise CheckpointError(path, f"is compressed and cannot be read in parts; {remedy}")
+            tables = [entry for entry in entries if entry.filename.endswith("data.pkl")]
+            if any(table.file_size > _MAX_PICKLE_BYTES for table in tables):
+                raise CheckpointError(
+                    path, "its table of tensors is larger than any model's; choose another file"
+                )
+            pickles = [archive.read(table) for table in tables]
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise CheckpointError(path, f"is damaged ({error}); get it again") from None
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(path, f"is compressed and cannot be read in parts; {remedy}")
-    if any(e.filename.endswith("data.pkl") and e.file_size > MAX_HEADER_BYTES for e in entries):
-        raise CheckpointError(
-            path, "its table of tensors is larger than any model's; choose another file"
-        )
+    if odd := [word for word in _SWELLING if any(word in table for table in pickles)]:
+        raise _more_than_tensors(path, odd[0].decode().strip().removeprefix("c"))
 
 
 def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        # torch's message goes on with advice to trust the file, which nobody should follow
-        reason = str(error).split("\n")[0].split(". ")[0]
-        raise CheckpointError(
-            path,
-            f"holds more than tensors and is not read, since it could run code ({reason[:200]}); "
-            "get it as safetensors, or have whoever made it save the tensors alone",
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(path, f"cannot be read: {error}; get it again") from error
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise _more_than_tensors(path, named[1] if named else "nobody knows what") from None
+    except Exception as error:  # what a hostile file makes the loader stumble over can be anything
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        raise CheckpointError(path, f"cannot be read: {reason}; get it again") from error
+
+
+def _more_than_tensors(path: Path, what: str) -> CheckpointError:
+    # torch's own message goes on with advice to trust the file, which nobody should follow
+    return CheckpointError(
+        path,
+        f"holds more than tensors ({what[:80]}) and is not read, since it could run code; get it "
+        "as safetensors, or have whoever made it save the tensors alone",
+    )
 
 
 def _state(path: Path, loaded: Any, weights: Which) -> tuple[Mapping[str, Tensor], str]:
@@ -217,17 +220,22 @@ def _state(path: Path, loaded: Any, weights: Which) -> tuple[Mapping[str, Tensor
 def _tensors_of(path: Path, table: dict[Any, Any]) -> dict[str, Tensor]:
     """The tensors by name; numbers of a trainer's beside them are passed over."""
     tensors = {k: v for k, v in table.items() if isinstance(v, Tensor)}
-    if odd := next((name for name in tensors if not isinstance(name, str)), None):
-        raise CheckpointError(path, f"names a tensor {odd!r}: expected texts")
+    for name in tensors:
+        good = isinstance(name, str) and 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()
+        if not good:
+            raise CheckpointError(
+                path, f"names a tensor {name!r:.80}: expected a short printable text"
+            )
     return tensors
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
-    """Refuse what is not plainly stored: views that repeat a few bytes would grow without bound."""
-    plain = tensor.layout == torch.strided and not tensor.is_quantized
-    if not plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.dtype.itemsize:
+    """Refuse what is not plainly stored, such as views that repeat a few bytes without bound."""
+    is_plain = not tensor.is_nested and tensor.layout == torch.strided
+    is_plain = is_plain and tensor.device.type == "cpu" and tensor.dtype in DTYPE_NAMES
+    if not is_plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.dtype.itemsize:
         raise CheckpointError(
-            path, f"tensor {name} {tuple(tensor.shape)} is not stored as numbers; get another file"
+            path, f"tensor {name} ({tensor.dtype}) is not stored as numbers; get another file"
         )
 
 

@@ -122,6 +122,7 @@ def test_torch_pickle_renamed(path: Path) -> None:
         (b'{"a":[' + b"0," * (MAX_JSON_ITEMS + 1) + b"0]}", "more than 1,000,000 values"),
         (b'{"a":' + b"9" * 10_000 + b"}", "bad header"),
         (b'{"a":NaN}', "NaN is not a number"),
+        (b'{"a":1e999}', "a number is too large"),
         (b'{"\\ud800":1}', "surrogates"),
         (b'{"a":{"dtype":"F32"},"a":{"dtype":"F32"}}', "'a' is there twice"),
         ({"__metadata__": {"a": 1}}, "__metadata__"),
@@ -203,6 +204,7 @@ def test_a_tensor_under_two_prefixes(path: Path) -> None:
         ("stiv.text", {**TEXT, "width": 1280}, "text.width is 1280: expected the config's 4"),
         ("stiv.text", {**TEXT, "config": {"depth": 10**9}, "vocab": ["a"]}, "1000000000"),
         ("stiv.tasks", 3, "tasks is 3"),
+        ("stiv.training", {"operations": 5}, "training.operations is 5: expected a list"),
         ("stiv.tensor_hash", "0" * 63, "tensor_hash"),
     ],
 )

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...header import printable
 from ...tensor_file import byte_count, described, replacing, tensor_hash, write_tensors
-from ..casting import DTYPES
 from ..console import ProgressLine, add_output, check_output, finish
+from ..exchange import DTYPES
 from ..weights import Weights
 from .adapter import Lora
 from .extract import Extracted, extract
@@ -204,7 +205,7 @@ def _info(args: argparse.Namespace) -> None:
     print(f"alpha / rank: {', '.join(f'{scale} ({n})' for scale, n in alphas.items())}")
     for key, value in {**lora.metadata, **noted_metadata(lora.metadata)}.items():
         if key != "stiv.lora":
-            print(f"{_line(key)}: {_line(value)}")
+            print(printable(f"{key}: {value}", 300))
     print(f"tensor hash: {tensor_hash(lora.tensors)}")
     if base:
         print(f"fits {args.base}: every shape agrees")
@@ -260,8 +261,3 @@ def _report(found: Extracted) -> None:
 def _usual_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     dtypes = Counter(t.dtype for t in described(tensors).values() if t.dtype in DTYPES.values())
     return dtypes.most_common(1)[0][0] if dtypes else torch.float32
-
-
-def _line(value: object) -> str:
-    text = "".join(c if c.isprintable() else " " for c in str(value))
-    return text if len(text) <= 200 else text[:200] + "…"

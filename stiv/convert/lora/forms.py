@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...header import parse_json
+from ...header import CheckpointError, parse_json
 from ...tensor_file import LazyTensors, described
 from .adapter import Lora
 from .keys import Form, difference_key, factor_keys, magnitude_key
@@ -90,11 +90,13 @@ def stored_tensors(lora: Lora, form: Form, dtype: torch.dtype | None = None) -> 
     """The tensors of a LoRA by their names in a file of `form`.
 
     dtype: of the factors and differences; None: as they are.
-    Raises ValueError, naming the layer, for what the form or the host has no place for.
+    Raises CheckpointError, naming the layer, for what the form or the host has no place for; when
+    a tensor is made, for one that is not finite.
     """
     makers: _Makers = {}
     for name in lora.shapes:
-        _check(lora, name, form)
+        if reason := _obstacle(lora, name, form):
+            raise CheckpointError(lora.path, reason)
         if name in lora.pairs:
             makers |= _pair(lora, name, form, dtype)
         else:
@@ -103,7 +105,12 @@ def stored_tensors(lora: Lora, form: Form, dtype: torch.dtype | None = None) -> 
 
     def make(key: str) -> Tensor:
         known, get = makers[key]
-        return get().to(known.dtype)
+        tensor = get().to(known.dtype)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                lora.path, f"{key} is not finite in {tensor.dtype}: look for NaN, or widen --dtype"
+            )
+        return tensor
 
     return LazyTensors({key: known for key, (known, _) in makers.items()}, make)
 
@@ -146,28 +153,29 @@ def _pair(lora: Lora, name: str, form: Form, dtype: torch.dtype | None) -> _Make
     return makers
 
 
-def _check(lora: Lora, name: str, form: Form) -> None:
-    """What has no place in the form, or no equal meaning in the host."""
+def _obstacle(lora: Lora, name: str, form: Form) -> str | None:
+    """Why a tensor has no place in the form, or no equal meaning in the host; None if it has."""
     if name in lora.pairs and name in lora.differences:
-        raise ValueError(
+        return (
             f"{name} has both factors and a difference, of which the host takes one: merge the "
             "LoRA into a checkpoint instead"
         )
     if name not in lora.pairs and form == "peft":
-        raise ValueError(
+        return (
             f"{name} has a difference without factors, for which PEFT has no name: use --form comfy"
         )
     if not name.endswith((".weight", ".bias")) and form == "kohya":
-        raise ValueError(f"{name} is no layer, kohya's form has no name for it: use --form comfy")
+        return f"{name} is no layer, kohya's form has no name for it: use --form comfy"
     if lora.is_dora(name):
         pair = lora.pairs[name][0]
         shape = described(lora.tensors)[pair.magnitude].shape
         # Of rows the host divides by the norms before the change, which is not what was trained.
         if form == "peft" or pair.place.parts > 1 or len(shape) < 2 or shape[0] != 1:
-            raise ValueError(
+            return (
                 f"{name} has norms of its rows set (DoRA, {pair.magnitude}), which the host "
                 "computes otherwise than it was trained: merge the LoRA into a checkpoint instead"
             )
+    return None
 
 
 def _common(lora: Lora) -> tuple[int | None, float | None]:

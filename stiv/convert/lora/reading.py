@@ -15,6 +15,7 @@ from ...shapes import some
 from ...tensor_file import described
 from ..source import PICKLES, open_source
 from .adapter import Difference, Lora, Pair, Shape
+from .forms import noted_metadata
 from .keys import Place, Role, form_of, layer_of, parse, place_of
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -78,6 +79,7 @@ def read_lora(
             )
         scaling = Scaling(alpha, is_stated=True)
     try:
+        noted_metadata(metadata)
         lora = understand(tensors, base, scaling, path=path, metadata=metadata)
     except CheckpointError:
         raise

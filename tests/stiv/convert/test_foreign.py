@@ -184,6 +184,21 @@ BROKEN = {
         lambda s: s.update({"csize_embedder.mlp.0.weight": torch.zeros(2, 2)}),
         "is PixArt-alpha for 1024 pixels",
     ),
+    "wide positions": (
+        lambda s: s.update(pos_embed=torch.zeros(1, 4, 10**6)),
+        r"pos_embed has shape \(1, 4, 1000000\): expected \(1, positions, 32\)",
+    ),
+    "no grid": (lambda s: s.update(pos_embed=torch.zeros(1, 6, 32)), "expected a square grid"),
+    "huge grid": (lambda s: s.update(pos_embed=torch.zeros(1, 257**2, 32)), "up to 65,536"),
+    "other positions": (lambda s: s.update(pos_embed=s["pos_embed"] + 0.1), "trained or made"),
+    "null text": (
+        lambda s: s.update({"y_embedder.y_embedding": torch.ones(())}),
+        r"y_embedding is missing or no matrix, shape \(\)",
+    ),
+    "scalar": (
+        lambda s: s.update({"final_layer.linear.bias": torch.ones(())}),
+        r"final_layer\.linear\.bias is \(\), expected",
+    ),
     "no size": (lambda s: s.pop("pos_embed"), "--size 256 or --size 512"),
     "no final": (lambda s: s.pop("final_layer.linear.bias"), r"final_layer\.linear\.bias"),
 }
@@ -224,5 +239,10 @@ def test_numbers_too_large_for_the_dtype_are_named(tmp_path: Path) -> None:
     command = ["import", str(tmp_path / "a.safetensors"), "--heads", "2", "--out"]
     with pytest.raises(SystemExit, match=r"blocks\.1\.mlp\.fc2\.weight .* too large for .*float16"):
         main([*command, str(tmp_path / "b.safetensors"), "--dtype", "fp16"])
+    broken = state | {"blocks.1.mlp.fc2.weight": torch.full((32, 128), torch.nan)}
+    save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(SystemExit, match=r"blocks\.1\.mlp\.fc2\.weight holds NaN or infinity"):
+        main(["import", str(tmp_path / "broken.safetensors"), *command[2:],
+              str(tmp_path / "b.safetensors")])  # fmt: skip
     assert not (tmp_path / "b.safetensors").exists()
     main([*command, str(tmp_path / "b.safetensors"), "--dtype", "bf16"])

@@ -79,6 +79,19 @@ def test_weights_that_would_not_be_finite_are_not_written(tmp_path: Path) -> Non
             "--out", f"{out}",
         ])  # fmt: skip
     assert not list(tmp_path.glob("*merged*"))
+    save_file({A: torch.full((4, 24), 1e6), B: draw(72, 4)}, tmp_path / "large.safetensors")
+    convert = ["lora", "convert", f"{tmp_path}/large.safetensors", "--out", f"{out}"]
+    with pytest.raises(SystemExit, match=r"large\.safetensors: .*lora_A\.weight is not finite in"):
+        main([*convert, "--dtype", "fp16"])
+    assert not list(tmp_path.glob("*merged*"))
+    main(convert)
+
+
+def test_unreadable_metadata_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({A: draw(4, 24), B: draw(72, 4)}, path, metadata={"stiv.lora": "{"})
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: has unreadable LoRA metadata"):
+        read_lora(path)
 
 
 @pytest.mark.parametrize(

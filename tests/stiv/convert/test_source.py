@@ -36,7 +36,9 @@ class Attack:
 
 def test_a_pickle_cannot_run_code(tmp_path: Path) -> None:
     torch.save({"state_dict": pixart(), "extra": Attack(tmp_path / "run")}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"a\.pth: holds more than tensors.*could run code"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth: holds more than tensors \(\w+\.mkdir\).*could run code"
+    ):
         open_source(tmp_path / "a.pth")
     assert not (tmp_path / "run").exists()
     with pytest.raises(pickle.UnpicklingError):  # it is what it seems: torch refuses it, too
@@ -97,8 +99,53 @@ def numbered(path: Path) -> None:
     torch.save({5: torch.ones(2)}, path)
 
 
+def escaping(path: Path) -> None:
+    torch.save({"\x1b[31mw": torch.ones(2)}, path)
+
+
 def sparse(path: Path) -> None:
     torch.save({"w": torch.ones(3, 3).to_sparse()}, path)
+
+
+def without_data(path: Path) -> None:
+    torch.save({"w": torch.empty(3, device="meta")}, path)
+
+
+def nested(path: Path) -> None:
+    torch.save({"w": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])}, path)
+
+
+def of_odd_dtype(path: Path) -> None:
+    torch.save({"w": torch.ones(2, dtype=torch.complex64)}, path)
+
+
+class Gigabytes:
+    """A few bytes in a file that torch's loader lets ask for any memory."""
+
+    def __reduce__(self):
+        return bytearray, (2**40,)
+
+
+def swelling(path: Path) -> None:
+    torch.save({"w": torch.ones(2), "x": Gigabytes()}, path)
+
+
+def archive_of(path: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/version", "3\n")
+
+
+def open_ended(path: Path) -> None:
+    archive_of(path, b"\x80\x02" + b"(" * 1000 + b".")
+
+
+def unknown_instruction(path: Path) -> None:
+    archive_of(path, b"\x80\x02\xff.")
+
+
+def endless_lists(path: Path) -> None:
+    archive_of(path, b"\x80\x02(" + b"]" * 10**7 + b"l.")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +157,15 @@ def sparse(path: Path) -> None:
         (truncated, "no archive of torch.save|is damaged|cannot be read"),
         (no_table, "holds no table of tensors"),
         (numbered, "names a tensor 5"),
+        (escaping, "names a tensor '.x1b.*expected a short printable text"),
         (sparse, "cannot be read|is not stored as numbers"),
+        (without_data, "is not stored as numbers"),
+        (nested, "is not stored as numbers"),
+        (of_odd_dtype, "is not stored as numbers"),
+        (swelling, r"holds more than tensors \(bytearray\)"),
+        (open_ended, "cannot be read"),
+        (unknown_instruction, "holds more than tensors"),
+        (endless_lists, "larger than any model's"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, write, message: str) -> None:
