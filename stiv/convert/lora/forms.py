@@ -106,7 +106,8 @@ def stored_tensors(lora: Lora, form: Form, dtype: torch.dtype | None = None) -> 
     def make(key: str) -> Tensor:
         known, get = makers[key]
         tensor = get().to(known.dtype)
-        if not torch.isfinite(tensor).all():
+        # float8 has no isfinite of its own
+        if not torch.isfinite(tensor.float() if tensor.dtype.itemsize == 1 else tensor).all():
             raise CheckpointError(
                 lora.path, f"{key} is not finite in {tensor.dtype}: look for NaN, or widen --dtype"
             )
