@@ -60,7 +60,7 @@ def test_second_run_takes_seconds() -> None:
         capture_output=True,
         text=True,
     )
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 30  # an installation takes minutes
     assert done.stdout == "ran\n", done.stderr
     assert "installing" not in done.stderr
 
