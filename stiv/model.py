@@ -270,6 +270,8 @@ class STIVTransformer(nn.Module):
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """PixArt-alpha's initialisation: xavier, small embeddings, zero output."""
         for name, parameter in self.named_parameters():
+            if parameter.is_meta:
+                continue  # it has no numbers
             if name == "mask_token" or (name.endswith("weight") and "_embed." in name):
                 nn.init.normal_(parameter, std=0.02, generator=generator)
             elif name == "null_text":

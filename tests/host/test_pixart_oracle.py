@@ -16,6 +16,7 @@ from stiv import STIVTransformer
 from stiv.convert.cli import main
 from stiv.convert.foreign import Settings, import_weights
 from stiv.convert.source import open_source
+from stiv.convert.weights import Weights
 from tests.stiv.convert.releases import pixart
 
 WIDTH, DEPTH, HEADS, TEXT = 64, 3, 4, 48
@@ -51,24 +52,33 @@ def in_diffusers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-@pytest.fixture(params=["original", "diffusers", "in a checkpoint"])
-def imported(request, host: PixArtMS, tmp_path: Path):
-    state = host.state_dict()
-    if request.param == "diffusers":
+def imported(state: dict[str, Tensor], names: str, folder: Path) -> Weights:
+    if names == "diffusers":
         state = in_diffusers_names(state)
-    elif request.param == "in a checkpoint":
+    elif names == "in a checkpoint":
         state = {f"model.diffusion_model.{name}": tensor for name, tensor in state.items()}
-    save_file(state, tmp_path / "a.safetensors")
-    source = open_source(tmp_path / "a.safetensors")
-    return import_weights(source, Settings(size=512, heads=HEADS))
+    save_file(state, folder / "a.safetensors")
+    return import_weights(open_source(folder / "a.safetensors"), Settings(size=512, heads=HEADS))
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 96)], ids=str)
+@pytest.mark.parametrize(
+    ("names", "size"),
+    [
+        ("original", (64, 64)),
+        ("original", (64, 96)),
+        ("diffusers", (64, 64)),
+        ("in a checkpoint", (64, 64)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_equals_the_hosts(host: PixArtMS, imported, dtype: torch.dtype, limit: float, size) -> None:
+def test_equals_the_hosts(
+    host: PixArtMS, tmp_path: Path, names: str, dtype: torch.dtype, limit: float, size
+) -> None:
+    weights = imported(host.state_dict(), names, tmp_path)
     host.to(dtype)
-    ours = STIVTransformer(imported.card.config, dtype=dtype).requires_grad_(False)
-    ours.load_state_dict(imported.diffusion_model)
+    ours = STIVTransformer(weights.card.config, dtype=dtype).requires_grad_(False)
+    ours.load_state_dict(weights.diffusion_model)
     x, text = torch.randn(1, 4, *size, dtype=dtype), torch.randn(1, 7, TEXT, dtype=dtype)
     for step in (0.0, 17.0, 500.0, 803.0, 999.0):
         timestep = torch.full((1,), step, dtype=dtype)

@@ -34,11 +34,15 @@ def prompt(length: int, width: int, seed: int) -> list:
     return [[states, {}]]
 
 
-@pytest.mark.parametrize(("sampler", "scheduler"), [("dpmpp_2m", "karras"), ("ddpm", "normal")])
-def test_samples_what_the_hosts_own_loader_samples(wide: str, sampler: str, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "cfg"), [("dpmpp_2m", "karras", 4.5), ("ddpm", "normal", 1.0)]
+)
+def test_samples_what_the_hosts_own_loader_samples(
+    wide: str, sampler: str, scheduler: str, cfg: float
+) -> None:
     ours = tiny.run("STIVLoadModel", model_name=wide, weight_dtype="fp32")
     theirs = tiny.run("UNETLoader", unet_name=wide, weight_dtype="default")
-    settings = {"sampler_name": sampler, "scheduler": scheduler, "steps": 2, "cfg": 4.5}
+    settings = {"sampler_name": sampler, "scheduler": scheduler, "steps": 2, "cfg": cfg}
     conds = prompt(9, 4096, 0), prompt(9, 4096, 1)
     found = tiny.sample(ours, *conds, {"samples": torch.zeros(1, 4, 1, 64, 64)}, **settings)
     expected = tiny.sample(theirs, *conds, {"samples": torch.zeros(1, 4, 64, 64)}, **settings)
@@ -72,8 +76,12 @@ def euler(model, text: Tensor, sigmas: Tensor, noise: Tensor) -> Tensor:
     for sigma, after in zip(sigmas.double(), sigmas.double()[1:], strict=False):
         step = (known.log() - sigma.log()).abs().argmin()  # as the host rounds to steps
         scaled = (x / (1 + sigma**2).sqrt()).float()
-        predicted = type(network).__mro__[1].forward(  # the network without the host's calling
-            network, scaled, (1 - step / 1000)[None], text
+        predicted = (
+            type(network)
+            .__mro__[1]
+            .forward(  # the network without the host's calling
+                network, scaled, (1 - step / 1000)[None], text
+            )
         )
         x = x + (after - sigma) * predicted
     return x
