@@ -82,6 +82,9 @@ class StreamSection(Section):
     weight: float = Field(1.0, gt=0, description="share of the steps, relative to other streams")
     still: bool = Field(False, description="one random frame of each clip, as an image (T2I)")
     repeats: int = Field(1, ge=1, description="times that an epoch goes through the samples")
+    every: int | None = Field(
+        None, ge=2, le=64, description="shapes: one frame of so many of the clips"
+    )
     set: str = Field(
         "",
         description="name of the set it takes clips from, where sets have names; shapes: solids, "
@@ -132,6 +135,9 @@ class DataSection(Section):
                 raise ValueError(f"a stream takes set {stream.set!r}: expected one of {names}")
             if self.kind == "shapes" and stream.set == SOLIDS:
                 _check_solids(stream)
+        for stream in self.streams:
+            if stream.every and (self.kind != "shapes" or stream.set):
+                raise ValueError("a stream's `every` is of plain shapes: set the set's stride")
         return self
 
     def tasks_of(self, stream: int) -> dict[str, float]:

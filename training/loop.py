@@ -48,6 +48,12 @@ class Progress:
     bad_in_a_row: int = 0
     parents: list[str] = field(default_factory=list)
     """Tensor hashes of the checkpoints it came from."""
+    operations: list[dict] = field(default_factory=list)
+    """What was done to the first of them, see `training.start.Origin`."""
+
+
+class Diverged(ValueError):
+    """Too many steps in a row had no finite gradient."""
 
 
 class Trainer:
@@ -79,7 +85,9 @@ class Trainer:
         info = read_info(found[-1]) if found else None
         if info is not None:
             self._check_fingerprint(found[-1], info)
-        self.networks, parents = build_networks(config, is_resumed=bool(found))
+        self.networks, origin = build_networks(
+            config, latents=self.streams.latents["name"], is_resumed=bool(found)
+        )
         model = self.networks["diffusion_model"]
         engine = config.engine
         if engine.swap_blocks:
@@ -95,7 +103,7 @@ class Trainer:
         self.parameters = dict(self._trained())
         self.ema = EMA(self.parameters, config.optimizer.ema)
         if info is None:
-            self.progress.parents = parents
+            self.progress.parents, self.progress.operations = origin.parents, origin.operations
         else:
             self._load(found[-1], info)
         self.loader = Loader(
@@ -215,7 +223,7 @@ class Trainer:
         facts = {"step": step, "loss": str(loss), "keys": batch.keys, "captions": batch.captions}
         facts["t"] = batch.t.tolist()
         dump.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        raise ValueError(
+        raise Diverged(
             f"{limit} steps in a row without a finite gradient, the last is {step}: what it "
             f"trained on is in {dump}; lower optimizer.lr or look at that data, then run again "
             "from the last saved state"

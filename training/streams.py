@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .config import GAPS, KEYS, SOLIDS, TrainConfig
+from .config import GAPS, KEYS, SOLIDS, StreamSection, TrainConfig
 from .data.loader import CacheDataset
 from .data.plan import Dataset, Sample, StreamSpec, Without
 from .shapes.dataset import ShapesDataset
@@ -39,12 +39,12 @@ def open_streams(config: TrainConfig) -> Streams:
     where a cache is missing, damaged or of another latent space than the first.
     """
     data, specs, held_out = config.data, [], ()
-    datasets: dict[tuple[str, bool], Dataset] = {}
+    datasets: dict[tuple[str, bool, int], Dataset] = {}
     for stream in data.streams:
         folder = data.folder(stream.set)
-        key = (stream.set, stream.still and data.kind == "shapes")
+        key = (stream.set, stream.still and data.kind == "shapes", stream.every or 1)
         if key not in datasets:
-            datasets[key] = _open(config, stream.set, stream.still)
+            datasets[key] = _open(config, stream)
             if not held_out and config.watch.heldout_every:
                 datasets[key], held_out = _hold_out(datasets[key], config.watch.heldout_clips)
         dataset = datasets[key]
@@ -59,7 +59,7 @@ def open_streams(config: TrainConfig) -> Streams:
             )
         )
     first = _inner(next(iter(datasets.values())))
-    for (name, _), dataset in datasets.items():
+    for (name, *_), dataset in datasets.items():
         if _inner(dataset).latents != first.latents:
             raise ValueError(
                 f"{data.folder(name)}: latent space {_inner(dataset).latents}, the first cache has "
@@ -86,14 +86,15 @@ def strides_of(dataset: Dataset) -> tuple[int, int]:
     return getattr(inner, "strides", (stride, stride))
 
 
-def _open(config: TrainConfig, name: str, still: bool) -> Dataset:
-    folder = config.data.folder(name)
+def _open(config: TrainConfig, stream: StreamSection) -> Dataset:
+    name, folder = stream.set, config.data.folder(stream.set)
     if config.data.kind != "shapes":
         return CacheDataset(folder)
     if name in (SOLIDS, GAPS):
         return {SOLIDS: SolidsDataset, GAPS: Gaps}[name](folder)
     kind = KeyFrames if name == KEYS else ShapesDataset
-    return kind(folder, reverse=config.data.reverse, still=still)
+    reverse = config.data.reverse
+    return kind(folder, reverse=reverse, still=stream.still, every=stream.every or 1)
 
 
 def _hold_out(dataset: Dataset, wanted: int) -> tuple[Dataset, tuple[Sample, ...]]:

@@ -21,6 +21,7 @@ def add_eval(names) -> None:
     _add_measures(what)
     _add_vbench(what)
     _add_protocol(what)
+    _add_ablate(what)
 
 
 def _add_measures(what) -> None:
@@ -171,6 +172,37 @@ def protocol(args: Namespace) -> None:
     from .protocol import run
 
     run(args)
+
+
+def _add_ablate(what) -> None:
+    text = "train and compare recipes at equal compute, or go on: tables as in the paper"
+    command = what.add_parser("ablate", help=text, description=text)
+    command.set_defaults(run=ablate)
+    command.add_argument(
+        "comparison", type=Path, nargs="+", help="YAML, as in training/recipes/miniature"
+    )
+    command.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("~/.cache/comfyui-stiv/miniature"),
+        help="folder of sets, runs and scores, shared by all comparisons",
+    )
+    command.add_argument("--dry-run", action="store_true", help="say what would be done")
+    command.add_argument("--arm", action="append", help="only this row; repeat for several")
+    command.add_argument("--seeds", type=int, nargs="+", help="instead of the comparison's")
+    command.add_argument("--steps", type=int, help="of the first row; all others in proportion")
+    command.add_argument("--clips", type=int, help="held-out prompts of a score, at most")
+    command.add_argument("--set-clips", type=int, help="clips of a set, at most")
+    command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--markdown", type=Path, help="add the tables to this file")
+    command.add_argument("--json", type=Path, help="write the results here as well")
+
+
+def ablate(args: Namespace) -> int:
+    """Train and compare."""
+    from .ablate.command import ablate as run
+
+    return run(args)
 
 
 def _add_range(command: argparse.ArgumentParser) -> None:

@@ -32,6 +32,7 @@ MOTIONS = ("spin", "orbit", "bounce")
 """The motions that repeat themselves."""
 STRETCH = 15
 """Frames that are read together; also from one key frame to the next."""
+PLANS = ("hierarchy", "roll_out")
 _FPS = 8.0
 
 
@@ -62,7 +63,19 @@ def _for_segment(sampler: Sampler, segment: Segment) -> Sampler:
 
 
 def score_stretches(clips: np.ndarray, scenes: Sequence[Scene], length: int = STRETCH) -> Scores:
-    """How clips uint8 (n, T, H, W, 3) keep what their one-object scenes say, to the end.
+    """Means over clips of `stretch_figures`, with the numbers of clips, frames and stretches."""
+    figures = stretch_figures(clips, scenes, length)
+    scores: Scores = {"clips": len(clips), "frames": clips.shape[1]}
+    scores["stretches"] = clips.shape[1] // length
+    for key, values in figures.items():
+        scores[key] = round(float(values.mean()), 2 if key == "colour_shift" else 4)
+    return scores
+
+
+def stretch_figures(
+    clips: np.ndarray, scenes: Sequence[Scene], length: int = STRETCH
+) -> dict[str, np.ndarray]:
+    """How each clip of uint8 (n, T, H, W, 3) keeps what its one-object scene says, (n,) each.
 
     colour and shape: share of all stretches of `length` frames that show the scene's; _first and
     _last: of the first and the last quarter of the stretches. colour_shift: distance in RGB, in
@@ -72,7 +85,7 @@ def score_stretches(clips: np.ndarray, scenes: Sequence[Scene], length: int = ST
     starts = range(0, clips.shape[1] - length + 1, length)
     quarter = max(1, len(starts) // 4)
     seen = [[recognise(clip[start : start + length]) for start in starts] for clip in clips]
-    scores: Scores = {"clips": len(clips), "frames": clips.shape[1], "stretches": len(starts)}
+    figures = {}
     for key in ("colour", "shape"):
         right = np.array(
             [
@@ -80,12 +93,12 @@ def score_stretches(clips: np.ndarray, scenes: Sequence[Scene], length: int = ST
                 for row, scene in zip(seen, scenes, strict=True)
             ]
         )
-        scores[key] = round(float(right.mean()), 4)
-        scores[f"{key}_first"] = round(float(right[:, :quarter].mean()), 4)
-        scores[f"{key}_last"] = round(float(right[:, -quarter:].mean()), 4)
+        figures[key] = right.mean(1)
+        figures[f"{key}_first"] = right[:, :quarter].mean(1)
+        figures[f"{key}_last"] = right[:, -quarter:].mean(1)
     shifts = [_shift(clip[:length], clip[starts[-quarter] :]) for clip in clips]
-    scores["colour_shift"] = round(float(np.mean(shifts)), 2)
-    return scores
+    figures["colour_shift"] = np.array(shifts)
+    return figures
 
 
 def _shift(first: np.ndarray, last: np.ndarray) -> float:
@@ -110,20 +123,28 @@ def evaluate_long(
     frames: a multiple of `STRETCH`; ValueError for others. Windows have the sampler's length, four
     frames carried.
     """
-    if frames < STRETCH or frames % STRETCH:
-        raise ValueError(f"{frames} frames: expected a multiple of {STRETCH}")
     pairs = endless_prompts(count, seed)
     prompts, scenes = [p for p, _ in pairs], [s for _, s in pairs]
+    return {
+        name: score_stretches(long_clips(sampler, prompts, name, frames, seed), scenes)
+        for name in PLANS
+    }
+
+
+def long_clips(
+    sampler: Sampler, prompts: Sequence[str], plan: str, frames: int, seed: int
+) -> np.ndarray:
+    """Videos uint8 (n, frames, H, W, 3) by one of `PLANS`. ValueError for frames that are no
+    multiple of `STRETCH`."""
+    if frames < STRETCH or frames % STRETCH:
+        raise ValueError(f"{frames} frames: expected a multiple of {STRETCH}")
     _, window, h, w = sampler.shape
     common = {"window": window, "fps": _FPS, "width": 8 * w, "height": 8 * h, "seed": seed}
-    plans = {
-        "hierarchy": hierarchy(frames // STRETCH + 1, STRETCH, **common),
-        "roll_out": rollout(frames, **common),
-    }
-    return {
-        name: score_stretches(_decoded(sampler, follow(plan, sampler, prompts)), scenes)
-        for name, plan in plans.items()
-    }
+    if plan == "hierarchy":
+        made = hierarchy(frames // STRETCH + 1, STRETCH, **common)
+    else:
+        made = rollout(frames, **common)
+    return _decoded(sampler, follow(made, sampler, prompts))
 
 
 def _decoded(sampler: Sampler, latents: Tensor) -> np.ndarray:

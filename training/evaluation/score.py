@@ -50,25 +50,30 @@ def score_clips(clips: np.ndarray, scenes: Sequence[Scene]) -> Scores:
     `direction` is taken over the scenes whose motion is one of the four directions, `motion` over
     all; `all` is the share of clips with everything right.
     """
+    found = hits(clips, scenes)
+    return {"clips": len(clips), **{k: _share(v[~np.isnan(v)]) for k, v in found.items()}}
+
+
+def hits(clips: np.ndarray, scenes: Sequence[Scene]) -> dict[str, np.ndarray]:
+    """What is right in each clip, 1 or 0 (n,), for the figures of `score_clips`; NaN where a figure
+    does not apply."""
     if len(clips) != len(scenes) or any(len(s.objects) != 1 for s in scenes):
         raise ValueError(
             f"{len(clips)} clips for {len(scenes)} scenes: need one scene of one object each"
         )
-    hits = {key: [] for key in ("colour", "background", "shape", "direction", "motion", "all")}
+    rows = []
     for clip, scene in zip(clips, scenes, strict=True):
         seen, wanted = recognise(clip), scene.objects[0]
         right = {
             "colour": seen.colour == wanted.colour,
             "background": seen.background == scene.background,
             "shape": seen.shape == wanted.shape,
-            "motion": seen.motion == wanted.motion,
         }
-        for key, value in right.items():
-            hits[key].append(value)
-        hits["all"].append(all(right.values()))
-        if wanted.motion in DIRECTIONS:
-            hits["direction"].append(right["motion"])
-    return {"clips": len(clips), **{key: _share(values) for key, values in hits.items()}}
+        is_direction = wanted.motion in DIRECTIONS
+        right["direction"] = seen.motion == wanted.motion if is_direction else np.nan
+        right["motion"] = seen.motion == wanted.motion
+        rows.append({**right, "all": all(right.values())})  # NaN counts as true
+    return {key: np.array([row[key] for row in rows], np.float64) for key in rows[0]}
 
 
 def score_image_to_video(clips: np.ndarray, given: np.ndarray, scenes: Sequence[Scene]) -> Scores:

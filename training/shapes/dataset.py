@@ -133,7 +133,7 @@ class ShapesDataset(DrawnSet):
     The latents are per frame, so playing a clip backwards is exact: with `reverse`, clips follow
     that are another's reversal, captioned as what they then show. A reversal that no motion
     describes (growing) or whose combination is held out is left out. still: captions say nothing
-    of motion, for single frames.
+    of motion, for single frames. every: one frame of so many, from the first on.
     """
 
     name = "shapes"
@@ -145,11 +145,15 @@ class ShapesDataset(DrawnSet):
         *,
         reverse: bool = False,
         still: bool = False,
+        every: int = 1,
     ):
         folder = Path(folder)
         stats = read_stats(folder)
         super().__init__(folder, split, stats, stats["provenance"])
-        self.still = still
+        self.still, self.every = still, every
+        self.raw = self.raw[:, :, ::every]
+        if every > 1:
+            self.strides = (every, every)  # of a card, see `training.streams.strides_of`
         rows = range(len(self.raw))
         self._clips = [(row, False) for row in rows]
         if reverse:
@@ -162,6 +166,10 @@ class ShapesDataset(DrawnSet):
         """Those of the clip, backwards for a reversal."""
         row, is_reversed = self._clips[index]
         return self.raw[row].flip(1) if is_reversed else self.raw[row]
+
+    def stride(self, index: int) -> int:
+        """The same for all clips."""
+        return self.every
 
     def captions(self, index: int) -> tuple[str, ...]:
         """What the clip shows, in several wordings."""
