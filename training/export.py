@@ -117,7 +117,7 @@ def make_card(
     hidden |= {"init": {"weights", "temporal"}, "data": {"latents", "sets"}}
     hidden |= {"text": {"file", "tokenizer", "cache"}}
     size = max(task["height"][1] for task in tasks), max(task["width"][1] for task in tasks)
-    model = networks["diffusion_model"].config
+    model, operations = networks["diffusion_model"].config, info["progress"].get("operations")
     card = Card(
         config=model,
         latents=streams.latents,
@@ -129,6 +129,7 @@ def make_card(
             "recipe": config.model_dump(mode="json", exclude=hidden),
             **({"vae": vae.recipe} if vae else {}),
             "parents": info["progress"]["parents"],
+            **({"operations": operations} if operations else {}),
         },
         modelspec={
             "sai_model_spec": "1.0.0",

@@ -48,6 +48,8 @@ class Progress:
     bad_in_a_row: int = 0
     parents: list[str] = field(default_factory=list)
     """Tensor hashes of the checkpoints it came from."""
+    operations: list[dict] = field(default_factory=list)
+    """What was done to the first of them, see `training.start.Origin`."""
 
 
 class Diverged(ValueError):
@@ -83,7 +85,9 @@ class Trainer:
         info = read_info(found[-1]) if found else None
         if info is not None:
             self._check_fingerprint(found[-1], info)
-        self.networks, parents = build_networks(config, is_resumed=bool(found))
+        self.networks, origin = build_networks(
+            config, latents=self.streams.latents["name"], is_resumed=bool(found)
+        )
         model = self.networks["diffusion_model"]
         engine = config.engine
         if engine.swap_blocks:
@@ -99,7 +103,7 @@ class Trainer:
         self.parameters = dict(self._trained())
         self.ema = EMA(self.parameters, config.optimizer.ema)
         if info is None:
-            self.progress.parents = parents
+            self.progress.parents, self.progress.operations = origin.parents, origin.operations
         else:
             self._load(found[-1], info)
         self.loader = Loader(

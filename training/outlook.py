@@ -27,7 +27,7 @@ from .estimate import (
     state_bytes,
 )
 from .host_memory import offloaded_bytes, swapped_bytes, without_swapped
-from .start import start_steps
+from .start import cached_latents, start_steps
 
 if TYPE_CHECKING:
     from .streams import Streams
@@ -262,7 +262,8 @@ def _stages(config: TrainConfig) -> Iterator[str]:
             f", temporal attention from {init.temporal}" if init.temporal else ""
         )
         if all(path.is_file() for path in (init.weights, init.temporal) if path):
-            yield from (f"  {step.line()}" for step in start_steps(config))
+            steps = start_steps(config, cached_latents(config))
+            yield from (f"  {step.line()}" for step in steps)
     optimizer, masking = config.optimizer, config.masking
     fall = f", falling over the last {optimizer.cooldown:.0%}" if optimizer.cooldown else ""
     yield (

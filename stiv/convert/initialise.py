@@ -20,7 +20,7 @@ from ..tensor_file import LazyTensors, described
 from .steps import STEPS, Aim, Step, Temporal, Tensors
 from .weights import Weights
 
-__all__ = ["Aim", "Step", "Temporal", "grow", "initialised", "plan", "stages"]
+__all__ = ["Aim", "Step", "Temporal", "grow", "initialised", "plan", "records", "stages"]
 
 _REASONS = {
     "width": "no step widens or narrows a network: start from a model of that width",
@@ -93,6 +93,7 @@ def initialised(
     """
     old = weights.card
     title = old.modelspec.get("title", f"STIV {old.size}")
+    done = [*old.training.get("operations", []), *records(steps, aim, old.tensor_hash)]
     card = replace(
         old,
         config=aim.config,
@@ -100,6 +101,8 @@ def initialised(
         text=dict(text or old.text),
         tasks=kept_tasks(old.tasks, steps),
         sampling={"shift": 1.0} if aim.velocity else old.sampling,
+        training={**old.training, "operations": done},
+        tensor_hash=None,
         modelspec={
             **{k: v for k, v in old.modelspec.items() if k in _STAYS},
             "title": f"Start from {title.removeprefix('Start from ')}",
@@ -112,11 +115,23 @@ def initialised(
         changed = replace(changed, text_encoder={})
     if latents is not None:
         changed = replace(changed, vae={})
-    for number, step in enumerate(steps):
-        own = [] if number else [old.tensor_hash]
-        seed = {"seed": aim.seed}
-        changed = changed.derived("init", {**step.record(), **seed}, [*own, *step.parents])
     return changed
+
+
+def records(steps: Sequence[Step], aim: Aim, parent: str | None) -> list[dict[str, Any]]:
+    """The steps as entries of a card's `operations` (see `Weights.derived`).
+
+    parent: the tensor hash of the checkpoint that the first one takes.
+    """
+    return [
+        {
+            "operation": "init",
+            **step.record(),
+            "seed": aim.seed,
+            "parents": [*([] if number else [parent]), *step.parents],
+        }
+        for number, step in enumerate(steps)
+    ]
 
 
 def kept_tasks(tasks: Sequence[dict[str, Any]], steps: Sequence[Step]) -> list[dict[str, Any]]:

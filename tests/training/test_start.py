@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from stiv.card import EPSILON, LATENT_SPACES, Card
-from stiv.checkpoint import write_checkpoint
+from stiv.checkpoint import read_card, write_checkpoint
 from stiv.config import STIVConfig
 from tests.models import random_model
 from training.checks.files import init
+from training.export import export
 from training.loop import Trainer
 from training.outlook import plan
-from training.start import build_networks, start_steps
+from training.start import build_networks, cached_latents, start_steps
 
 ANCESTOR = {
     "temporal_patch": 1,
@@ -47,16 +48,21 @@ def test_a_run_starts_from_an_imported_ancestor(tiny, tmp_path: Path) -> None:
     source = random_model(ancestor, std=0.05).state_dict()
     names = [step.name for step in start_steps(config)]
     assert {"rotary positions", "QK norm", "temporal attention", "velocity"} <= set(names)
-    networks, parents = build_networks(config)
+    networks, origin = build_networks(config)
     state = networks["diffusion_model"].state_dict()
     bias = source["final.linear.bias"]
     assert torch.equal(state["final.linear.bias"], -torch.cat([bias, bias]))
     assert torch.equal(state["blocks.0.mlp.fc1.weight"], source["blocks.0.mlp.fc1.weight"])
-    assert len(parents) == 1
+    assert origin.parents == [read_card(path).tensor_hash]
     trainer = Trainer(config)
     trainer.start()
     trainer.run(2)
     assert trainer.progress.step == 2
+    trainer.save()
+    card = export(config, tmp_path / "exported.safetensors")
+    done = card.training["operations"]
+    assert [entry["step"] for entry in done] == ["latent space", *names]
+    assert done[0]["parents"] == origin.parents
 
 
 def test_plan_and_doctor_list_the_steps(tiny, tmp_path: Path) -> None:
@@ -69,7 +75,20 @@ def test_plan_and_doctor_list_the_steps(tiny, tmp_path: Path) -> None:
     assert [step.name for step in steps] == ["text encoder", "temporal patch", "temporal attention"]
     assert all(step.line() in plan(config) for step in steps)
     found = [finding.text for finding in init(config) if finding.level == "ok"]
-    assert found[1:] == [step.line() for step in steps]
+    assert [line for line in found[1:] if "latent" not in line] == [step.line() for step in steps]
+
+
+def test_a_parent_of_other_latents_is_named(tiny, tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+    config = tiny(init={"weights": str(path), **NEW_TEXT})
+    parent(path, config.model.build())
+    own = cached_latents(config)
+    (step, _) = start_steps(config, own)
+    assert step.name == "latent space" and f"latents of sd become those of {own}" in plan(config)
+    warned = [finding.text for finding in init(config) if finding.level == "warn"]
+    assert any(f"latents of sd, this run's are of {own}" in text for text in warned)
+    parent(path, config.model.build(), latents={**LATENT_SPACES["sd"], "name": own})
+    assert [step.name for step in start_steps(config, own)] == ["text encoder"]
 
 
 def test_depth_map_of_a_recipe(tiny, tmp_path: Path) -> None:

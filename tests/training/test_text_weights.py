@@ -26,11 +26,11 @@ def trained(tiny, tmp_path: Path) -> Path:
 
 def test_words_are_taken_and_the_transformer_is_new(trained, tiny) -> None:
     config = tiny(**{"text.weights": str(trained), "seed": 8, "model.changes.width": 24})
-    networks, parents = build_networks(config)
+    networks, origin = build_networks(config)
     theirs = load_file(trained)
     for name, tensor in networks["text_encoder"].state_dict().items():
         assert torch.equal(tensor.half(), theirs[f"text_encoder.{name}"])
-    assert networks["diffusion_model"].config.width == 24 and not parents
+    assert networks["diffusion_model"].config.width == 24 and not origin.parents
 
 
 def test_a_resumed_run_needs_the_file_no_more(trained, tiny) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from stiv.checkpoint import read_card
 
 from ..config import TrainConfig
-from ..start import start_steps
+from ..start import cached_latents, start_steps
 from . import Finding, Findings, absent, has_shards
 
 
@@ -85,8 +85,9 @@ def init(config: TrainConfig) -> Findings:
     if gone := [path for path in paths if not path.is_file()]:
         yield from (absent("init", path, "export it from its recipe's run") for path in gone)
         return
+    latents = cached_latents(config)
     try:
-        steps = start_steps(config)
+        steps = start_steps(config, latents)
     except ValueError as error:
         yield Finding("error", "init", str(error).removeprefix("init "))
         return
@@ -96,6 +97,11 @@ def init(config: TrainConfig) -> Findings:
         yield Finding(
             "warn", "init", f"{paths[0]} was trained with the text encoder {names}, this run "
             f"takes {config.text.encoder}: it has to learn the prompts anew",
+        )  # fmt: skip
+    if latents not in (None, card.latents["name"]):
+        yield Finding(
+            "warn", "init", f"{paths[0]} was trained on latents of {card.latents['name']}, this "
+            f"run's are of {latents}: its first and last layers have to learn them anew",
         )  # fmt: skip
     yield Finding("ok", "init", f"{paths[0]}: {card.size}, {card.parameters:,} parameters")
     for step in steps:
