@@ -64,8 +64,6 @@ def differences(row: Ablation) -> list[str]:
         found.append("it learns the velocities of a flow instead of predicting noise")
     if row.config.latent_channels != _CHANNELS:
         found.append(f"its VAE has {_CHANNELS} channels instead of {row.config.latent_channels}")
-    if row.config.temporal_gate == "own":
-        found.append("it begins from nothing, as the image model has no gate over time to give")
     return found
 
 
@@ -103,8 +101,6 @@ def overrides(row: Ablation) -> dict[str, Any]:
         wanted["data.image_attention"] = "beside" if setup.frame_replacement else "instead"
     if not setup.spatial_mask:
         wanted["masking.unmasked_steps"] = 0
-    if row.config.temporal_gate == "own":
-        wanted["init"] = None
     found = {
         k: value for k, value in wanted.items() if reduce(getattr, k.split("."), base) != value
     }
