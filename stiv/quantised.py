@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .header import parse_json
-from .tensor_file import LazyTensors, described
+from .tensor_file import LazyTensors, Tensors, described
 
 FLOAT8, NAME = torch.float8_e4m3fn, "float8_e4m3fn"
 FLOAT8_MAX = torch.finfo(FLOAT8).max
@@ -30,8 +30,6 @@ _LAYERS = re.compile(
 )
 _MAX_FORMAT_BYTES = 256
 _KEY = "full_precision_matrix_mult"
-
-Tensors = Mapping[str, Tensor]
 
 
 def layer_of(name: str) -> str | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from .header import DTYPES, CheckpointError, Header
 
 Tensors = Mapping[str, Tensor]
+"""Tensors by name; they may be `LazyTensors`."""
 
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 """The file format's name of every dtype that is written."""

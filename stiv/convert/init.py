@@ -116,6 +116,8 @@ def _config(args: argparse.Namespace, card: Card, latents: dict[str, Any] | None
     settings = {name: value for text in args.set for name, value in _setting(text).items()}
     # Positions go with the size and the length, not with the network; others begin anew.
     stay = settings.get("position", values["position"]) == base.position
+    if args.size and stay and base.position == "sincos" and base.sincos_base:
+        raise ValueError("--size: these sin-cos positions fit themselves to any size: leave it out")
     values |= {name: getattr(base if stay else STIVConfig, name) for name in _POSITIONS}
     for option, name in (("size", "space_scale"), ("frames", "time_scale")):
         if text := getattr(args, option):

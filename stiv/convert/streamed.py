@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from ..config import STIVConfig
 from ..model import STIVBlock, STIVTransformer
-
-Tensors = Mapping[str, Tensor]
+from ..tensor_file import Tensors
 
 
 def outer_parts(

@@ -7,7 +7,7 @@ times for one size of picture, without a pooled text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from ..config import STIVConfig
 from ..layers import modulate, norm
 from ..model import STIVTransformer
+from ..tensor_file import Tensors
 from .streamed import one_block, outer_parts
-
-Tensors = Mapping[str, Tensor]
 
 _TIMES, _TOKENS = 9, 64
 _CURVE = 1001  # as finely as diffusion models were trained

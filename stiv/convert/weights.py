@@ -8,12 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..checkpoint import Card, stream_checkpoint, write_checkpoint
-from ..tensor_file import Progress
-
-Tensors = Mapping[str, Tensor]
+from ..tensor_file import Progress, Tensors
 
 
 @dataclass(frozen=True)

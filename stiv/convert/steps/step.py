@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from ...config import STIVConfig
 from ...model import STIVTransformer
 from ...shapes import expected_shapes
-from ...tensor_file import LazyTensors, described
+from ...tensor_file import LazyTensors, Tensors, described
 
-Tensors = Mapping[str, Tensor]
 Make = Callable[[], Tensor]
 """A tensor, in float32 or wider; `rewrite` gives it its dtype."""
 
