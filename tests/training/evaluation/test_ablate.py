@@ -161,6 +161,7 @@ def test_a_comparison_is_trained_scored_and_told_and_only_once(small, tmp_path, 
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")} == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path) -> None:
     comparison = load_comparison(small)
     models = []

@@ -111,7 +111,8 @@ def test_motion_of_folders(shapes, capsys, tmp_path) -> None:
 def test_lpips_of_folders_by_a_backbone_from_a_file(folders, shapes, capsys, tmp_path) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "alexnet.pth"
-    torch.save(alexnet(weights=None).state_dict(), weights)
+    layers = alexnet(weights=None).features.state_dict()
+    torch.save({f"features.{name}": tensor for name, tensor in layers.items()}, weights)
     made, true = folders
     words = ("lpips", "--true", true, "--backbone", weights, "--size", "64x64", "--count", 2)
     assert measured(capsys, *words, "--made", made)["value"] > 0

@@ -96,13 +96,17 @@ def markdown(comparison: Comparison, results: Results, facts: Mapping[str, Any])
     lines = [f"### {comparison.title}", "", f"Paper: {comparison.paper}", ""]
     lines.append(_row(["", *(c.replace("_", " ").replace(".", ": ") for c in columns), "training"]))
     lines.append(_row(["---"] * (len(columns) + 2)))
-    for arm in comparison.arms:
-        by_seed = results.get(arm, {})
+    for arm, by_seed in results.items():
         cells = [str(cell(by_seed, column)) for column in columns]
         lines.append(_row([arm, *cells, facts.get(arm, "")]))
     lines += ["", _about(comparison, results), ""]
-    lines += [_sentence(expectation, results) for expectation in comparison.expect]
+    lines += [_sentence(expectation, results) for expectation in _decidable(comparison, results)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _decidable(comparison: Comparison, results: Results) -> list[Expectation]:
+    """The expectations whose arms are both there."""
+    return [e for e in comparison.expect if e.of in results and e.other in results]
 
 
 def _about(comparison: Comparison, results: Results) -> str:
@@ -140,7 +144,7 @@ def as_json(comparison: Comparison, results: Results) -> dict[str, Any]:
                 "holds": verdict(expectation, results)[0],
                 "difference": _plain(verdict(expectation, results)[1]),
             }
-            for expectation in comparison.expect
+            for expectation in _decidable(comparison, results)
         ],
     }
 
