@@ -35,7 +35,7 @@ def add_commands(names) -> None:
     take.set_defaults(run=run_import)
     take.add_argument("source", type=Path, help="file or diffusers folder")
     add_output(take)
-    take.add_argument("--size", type=int, help="trained pixels, where the file does not say: 256")
+    take.add_argument("--size", type=int, help="trained pixels a side, where the file does not say")
     take.add_argument("--frames", type=int, help="trained frames, for the card")
     take.add_argument("--heads", type=int, help="attention heads, for a width other than XL/2's")
     take.add_argument(
@@ -46,7 +46,7 @@ def add_commands(names) -> None:
     )
     take.add_argument("--dtype", choices=list(DTYPES), help="of the weights; default: as they are")
     take.add_argument("--latents", choices=list(LATENT_SPACES), default="sd", help="default: sd")
-    take.add_argument("--license", help="default: that of the release")
+    take.add_argument("--license", help="default: what the file says, else that of the release")
     take.add_argument("--title", help="default: family and size")
 
     give = names.add_parser(
@@ -96,7 +96,8 @@ def run_export(args: argparse.Namespace) -> None:
     if args.dry_run:
         print(f"would write {args.out} with {len(tensors)} tensors")
         return
-    metadata = {"modelspec.title": weights.card.modelspec.get("title", "")}
+    said = {key: weights.card.modelspec.get(key) for key in ("title", "license")}
+    metadata = {"format": "pt"} | {f"modelspec.{k}": v for k, v in said.items() if v}
     with ProgressLine() as progress:
         if not is_folder:
             write_tensors(args.out, metadata, tensors, progress)
@@ -104,7 +105,7 @@ def run_export(args: argparse.Namespace) -> None:
             with _new_folder(args.out) as folder:
                 write_json(folder / "config.json", diffusers_config(weights.card))
                 path = folder / "diffusion_pytorch_model.safetensors"
-                write_tensors(path, {"format": "pt"}, tensors, progress)
+                write_tensors(path, metadata, tensors, progress)
     print(f"wrote {args.out} with {len(tensors)} tensors")
 
 

@@ -33,6 +33,8 @@ LICENSES = {
 }
 """As the repositories of the released files state it; whoever trained on may state another."""
 
+_LICENSE = "modelspec.license"
+
 _SIZE_EMBEDDERS = ("csize_embedder.", "ar_embedder.", "adaln_single.emb.resolution_embedder.")
 _KNOWN_HEADS = {1152: 16}
 _RELEASED_TOKENS = 120
@@ -149,9 +151,10 @@ def _card(found: Foreign, config: STIVConfig, settings: Settings, size: int, fra
     task |= {"height": [size] * 2, "width": [size] * 2}
     task |= {"frames": [frames] * 2, "stride": [stride] * 2}
     shape = f"{frames}x{size}x{size}" if found.is_video else f"{size}"
+    stated = found.source.metadata.get(_LICENSE)
     spec = {
         "title": settings.title or f"{found.family} {shape}",
-        "license": settings.license or LICENSES[found.family, found.layout],
+        "license": settings.license or stated or LICENSES[found.family, found.layout],
         "resolution": f"{size}x{size}",
         "description": f"Imported from {found.source.path.name}; the same function.",
     }

@@ -14,7 +14,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,8 @@ class Source:
     """Where the weights lie."""
     weights: str = ""
     """Which of a training checkpoint's weights these are: "ema", "raw" or not stated."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What the header of one safetensors file says besides."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def open_source(path: str | os.PathLike[str], weights: Which = "auto") -> Source
         return Source(path, _shards(path), path.parent)
     if path.suffix.lower() in PICKLES:
         return _pickle(path, weights)
-    return Source(path, _safetensors(path), path.parent)
+    return Source(path, _safetensors(path), path.parent, metadata=read_header(path).metadata)
 
 
 def _folder(path: Path, weights: Which) -> Source:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ...header import CheckpointError, parse_json, read_header
+from ...header import CheckpointError, parse_json
 from ...shapes import some
 from ...tensor_file import described
-from ..source import PICKLES, open_source
+from ..source import open_source
 from .adapter import Difference, Lora, Pair, Shape
 from .forms import noted_metadata
 from .keys import Place, Role, form_of, layer_of, parse, place_of
@@ -67,8 +67,8 @@ def read_lora(
     """
     path = Path(path)
     path = path / PEFT_FILE if path.is_dir() else path
-    tensors = open_source(path).tensors
-    metadata = {} if path.suffix.lower() in PICKLES else read_header(path).metadata
+    source = open_source(path)
+    tensors, metadata = source.tensors, source.metadata
     scaling = _scaling(path, metadata)
     if alpha is not None:
         if not (math.isfinite(alpha) and alpha > 0):

@@ -118,6 +118,7 @@ def test_diffusers_folder_and_shards(tmp_path: Path) -> None:
     ours = Weights.read(tmp_path / "a.safetensors")
     again = import_weights(open_source(tmp_path / "folder"))  # heads and size from its config
     assert again.card.config == ours.card.config
+    assert again.card.modelspec["license"] == ours.card.modelspec["license"] == "agpl-3.0"
     state = load_file(tmp_path / "folder" / "diffusion_pytorch_model.safetensors")
     halves = dict(list(state.items())[::2]), dict(list(state.items())[1::2])
     index = {"weight_map": {}}
