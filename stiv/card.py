@@ -66,7 +66,8 @@ class Card:
     training scaled it by tokens, that of the longest task's largest size. A model of another
     kind than the paper's says so by `prediction`, see `EPSILON`."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Provenance: data set name and digest, recipe, steps, parents' tensor hashes."""
+    """Provenance: data set name and digest, recipe, steps, parents' tensor hashes; `operations`,
+    what was done to the weights; `assumed`, what was `inferred` of a file they came from."""
     modelspec: dict[str, str] = field(default_factory=dict)
     """The public modelspec keys, without their prefix: title, license, date, …"""
     tensor_hash: str | None = None
@@ -82,8 +83,9 @@ class Card:
         _check_tasks(self.tasks)
         _check_sampling(self.sampling)
         _expect(isinstance(self.training, Mapping), "training", self.training, "a table")
-        done = self.training.get("operations", [])
-        _expect(isinstance(done, list), "training.operations", done, "a list")
+        for key in ("operations", "assumed"):
+            value = self.training.get(key, [])
+            _expect(isinstance(value, list), f"training.{key}", value, "a list")
         for key, value in self.modelspec.items():
             _expect(isinstance(value, str), f"modelspec.{key}", value, "a text")
         if self.tensor_hash is not None:
@@ -229,7 +231,7 @@ class Card:
             if not isinstance(value, Mapping | list)  # recipes are for tools, not for people
         ]
         lines.append(f"tensor hash: {self.tensor_hash or 'not stated'}")
-        lines += [f"note: {note}" for note in self.inferred]
+        lines += [f"note: {note}" for note in (*self.training.get("assumed", []), *self.inferred)]
         return "\n".join(map(printable, lines))
 
 

@@ -186,6 +186,8 @@ def write_checkpoint(
         dtypes = {name: _dtype_name(path, name, tensor) for name, tensor in known.items()}
         _check_part(path, card, part, shapes, dtypes, remedy="write it with this model's own card")
     tensors = _joined(given, bare=not text_encoder and not vae)
+    if card.inferred:  # from now on the file states it
+        card = replace(card, training={**card.training, "assumed": list(card.inferred)})
     metadata = replace(card, tensor_hash=tensor_hash(tensors, progress)).to_metadata()
     card = Card.from_metadata(metadata)  # before writing: what cannot be read back is not written
     write_tensors(Path(os.path.realpath(path)), {**(extra or {}), **metadata}, tensors, progress)

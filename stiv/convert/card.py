@@ -45,6 +45,7 @@ def add_commands(names: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Print, or write a copy; the tensors stay as they are stored."""
     if not args.set and args.out:
         raise ValueError("--out without --set: name what to edit, such as --set modelspec.title=…")
     if not args.set:
@@ -54,11 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--set needs --out: the file to write; it may be the source's own name")
     check_output(args)
     weights = Weights.read(args.source, as_stored=True)
-    card = edited(weights.card, args.set)
-    if card.inferred:  # from now on the card states what it only took from the tensors
-        weights = weights.derived("card", {"assumed": list(card.inferred)}, [weights])
-        card = replace(card, training=weights.card.training | card.training, inferred=())
-    finish(args, replace(weights, card=card))
+    finish(args, replace(weights, card=edited(weights.card, args.set)))
 
 
 def edited(card: Card, settings: Sequence[str]) -> Card:

@@ -40,6 +40,7 @@ def add_commands(names: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Look for values that are too large, then cast and write."""
     check_output(args)
     weights = Weights.read(args.source)
     with ProgressLine() as progress:

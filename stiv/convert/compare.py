@@ -71,6 +71,7 @@ class Difference:
 
     @property
     def is_none(self) -> bool:
+        """Whether cards and tensors are equal."""
         return not (self.card or self.missing or self.extra or self.tensors)
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +96,7 @@ def add_commands(names: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print the differences; 1 where there are any."""
     first, second = Weights.read(args.first), Weights.read(args.second)
     with ProgressLine() as progress:
         found = compare(first, second, progress)

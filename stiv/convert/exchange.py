@@ -24,7 +24,7 @@ from .weights import Weights
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def add_commands(names) -> None:
+def add_commands(names: argparse._SubParsersAction) -> None:
     """`import` and `export`."""
     take = names.add_parser(
         "import",

@@ -61,10 +61,12 @@ class Foreign:
 
     @property
     def is_video(self) -> bool:
+        """Whether frames see each other."""
         return "blocks.0.attn_temp.qkv.weight" in self.shapes
 
     @property
     def family(self) -> str:
+        """Its name, for people."""
         return "Open-Sora 1.0" if self.is_video else "PixArt-alpha"
 
     @property
@@ -73,6 +75,7 @@ class Foreign:
         return _FIRST[self.layout]
 
     def tensor(self, name: str) -> Tensor:
+        """By its name without the prefix."""
         return self.source.tensors[self.prefix + name]
 
     def matrix(self, name: str) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ def add_commands(names: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Average and write, or say what would be."""
     check_output(args)
     shares = _shares(args.weights, len(args.sources))
     sources = [Weights.read(path) for path in args.sources]

@@ -58,6 +58,7 @@ def add_commands(names: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print what was found; 1 where something is wrong."""
     with ProgressLine() as progress:
         health = examine(args.source, progress)
     counts = ", ".join(f"{count} of {dtype}" for dtype, count in sorted(health.dtypes.items()))

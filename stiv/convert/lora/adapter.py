@@ -37,6 +37,7 @@ class Pair:
 
     @property
     def scale(self) -> float:
+        """What up @ down is multiplied with."""
         return self.alpha / self.rank
 
 

@@ -26,7 +26,7 @@ from .reading import PEFT_CONFIG, PEFT_FILE, read_lora
 _SHOWN = 12
 
 
-def add_commands(names) -> None:
+def add_commands(names: argparse._SubParsersAction) -> None:
     """`lora` and its four commands."""
     top = names.add_parser("lora", help="LoRA files: convert, merge, extract, look into")
     actions = top.add_subparsers(dest="action", required=True)
