@@ -1,1 +1,1 @@
-"""Deterministic evaluation of what a model of the shapes domain generates."""
+"""Numbers on what models make: of the shapes domain, of the field, of the paper's comparisons."""

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..files import sha256
+from ..networks import best_device
 from ..optional import need
 from .inputs import Folder, Read, name_of, read_clips
 from .intervals import FEW, over_clips
@@ -35,7 +36,7 @@ _WHERE = (
 class Clip:
     """A CLIP from a folder. Raises ValueError for a folder that holds none; nothing is fetched."""
 
-    def __init__(self, folder: Path | None, device: str = "cpu"):
+    def __init__(self, folder: Path | None):
         if folder is None or any(not (folder / name).is_file() for name in _FILES):
             raise ValueError(f"{folder or 'no folder'}: name by --clip {_WHERE}")
         transformers = need("transformers")
@@ -49,12 +50,14 @@ class Clip:
         except Exception as error:  # what damaged files may raise has no bounds
             reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
             raise ValueError(f"{folder} is not {_WHERE} ({reason})") from None
-        self.folder, self.device = folder, device
-        self._model = model.eval().to(device)
+        self.folder, self.device = folder, best_device()
+        self._model = model.eval().to(self.device)
         self._size = model.config.vision_config.image_size
         settings = _json(folder / "preprocessor_config.json")
         mean, std = settings.get("image_mean", _MEAN), settings.get("image_std", _STD)
-        self._mean, self._std = (torch.tensor(x, device=device).view(3, 1, 1) for x in (mean, std))
+        self._mean, self._std = (
+            torch.tensor(x, device=self.device).view(3, 1, 1) for x in (mean, std)
+        )
 
     @torch.no_grad()
     def scores(self, frames: np.ndarray, caption: str) -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ..files import sha256
+from ..networks import best_device
 
 Role = Literal["inception", "i3d", "c3d"]
 Range = Literal["auto", "0-255", "0-1", "signed"]
@@ -93,17 +94,18 @@ def open_extractor(
     example: Sequence[int],
     *,
     input_range: Range = "auto",
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Extractor:
     """Load a network and try it on two random inputs of the shape `example`: (H, W, 3) for
     pictures, (T, H, W, 3) for clips.
 
     input_range: what it takes; auto: 0-255, for networks that have one of the usual files'
-    arguments (`return_features`, `rescale`). Raises ValueError, with what to do, for a missing or
-    damaged file, one that does not say what it takes, and features that are not finite, not one
-    row for each input, or the same whatever is shown.
+    arguments (`return_features`, `rescale`). device: default: the GPU where there is one.
+    Raises ValueError, with what to do, for a missing or damaged file, one that does not say what it
+    takes, and features that are not finite, not one row for each input, or the same whatever is
+    shown.
     """
-    path = _present(path, role)
+    path, device = _present(path, role), device or str(best_device())
     try:
         with (
             warnings.catch_warnings()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..engine.motion import at_rate, flow_speeds
 from ..files import sha256
+from ..networks import best_device
 from ..optional import need
 from .extractors import Extractor, Range, Role, open_extractor
 from .frechet import frechet_distance
@@ -89,6 +90,7 @@ class Lpips:
         if wrong:
             raise ValueError(f"{path} lacks {names[wrong[0]]} of {net}: expected {where}")
         self._network.net.load_state_dict({name: theirs[source] for name, source in names.items()})
+        self._network.to(best_device())
 
     @torch.no_grad()
     def __call__(self, made: Tensor, true: Tensor) -> Tensor:
@@ -146,7 +148,7 @@ def compare(
 
 def _frames(clip: np.ndarray) -> Tensor:
     """uint8 (T, H, W, 3) as float (T, 3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(clip)).movedim(-1, 1).float() / 255
+    return torch.from_numpy(np.array(clip)).to(best_device()).movedim(-1, 1).float() / 255
 
 
 # --- distances between sets ---------------------------------------------------------------------

@@ -21,7 +21,7 @@ from training.shapes.dataset import ShapesDataset
 from training.streams import open_streams, strides_of
 
 FOLDER = ROOT / "training" / "recipes" / "miniature"
-SHIPPED = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "base")
+SHIPPED = sorted(FOLDER.glob("*.yaml"))
 WANTED = {
     *("frame_replacement", "image_dropout", "cfg_renorm", "norms", "joint_init", "rope"),
     *("temporal_patch", "causal", "prediction", "long_video"),

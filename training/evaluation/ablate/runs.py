@@ -265,8 +265,7 @@ def _train(run: Run, until: int | None) -> bool:
         ended = True
     if not ended and trainer.progress.step < config.steps:
         return False
-    if states(config.run):
-        export(config, run.checkpoint, vae=BUNDLED)
+    card = export(config, run.checkpoint, vae=BUNDLED) if states(config.run) else None
     loss, worst = _losses(config)
     loss = None if ended else loss
     facts = {
@@ -278,6 +277,7 @@ def _train(run: Run, until: int | None) -> bool:
         "diverged": loss is None or loss > _NOTHING,
         "loss": loss,
         "worst_loss": worst,
+        "model": card and card.tensor_hash,
     }
     with atomic(run.folder / FACTS) as part:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import sha256
 from ..intervals import LEVEL
 from .table import I2V, T2V, Benchmark
 
@@ -184,6 +185,7 @@ def import_results(args: Namespace) -> None:
         "paper": dict(benchmark.paper),
         "missing": missing,
         "files": scores.files,
+        "sha256": {path: sha256(Path(path)) for path in sorted(set(scores.files.values()))},
         "seed": args.seed,
     }
     if args.json:
