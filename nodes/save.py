@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -25,6 +24,7 @@ from ..stiv.convert.weights import Weights
 from ..stiv.quantised import dequantise
 from ..stiv.shapes import some
 from ..stiv.tensor_file import byte_count, described
+from .host.disk import check_disk
 from .host.model import require_stiv
 from .host.report import tell
 from .host.saving import MODEL_PREFIX, baked_tensors, patches_of, text_part, vae_part
@@ -180,12 +180,6 @@ def _workflow(node: type[io.ComfyNode]) -> dict[str, str]:
 def _write(path: Path, weights: Weights, extra: Mapping[str, str]) -> Card:
     parts = (weights.diffusion_model, weights.text_encoder, weights.vae)
     needed = sum(map(byte_count, parts)) + _HEADER_BYTES
-    free = shutil.disk_usage(path.parent).free
-    if free < needed:
-        raise ValueError(
-            f"{_NODE}: {path.parent} has {free / 1e6:,.0f} MB free, the file needs "
-            f"{needed / 1e6:,.0f} MB: make room, or save in a shorter dtype"
-        )
     bar = comfy.utils.ProgressBar(_STEPS)
 
     def progress(what: str, done: int, total: int) -> None:
@@ -194,6 +188,7 @@ def _write(path: Path, weights: Weights, extra: Mapping[str, str]) -> Card:
         bar.update_absolute(half * (what == "write") + half * done // max(1, total))
 
     try:
+        check_disk({path.parent: needed}, "the checkpoint")
         return write_checkpoint(path, weights.card, *parts, progress, extra)
     except OSError as error:
         raise ValueError(

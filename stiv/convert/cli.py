@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
         code = args.run(args)
     except (ValueError, OSError) as error:
         sys.exit(printable(f"python -m stiv.convert {args.command}: {error}", _LONGEST))
+    except KeyboardInterrupt:
+        sys.exit("\nstopped: nothing was written")
     if code:
         sys.exit(code)
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from ..tensor_file import byte_count
 from .weights import Weights
 
 _EVERY = 0.2  # seconds between two lines of progress
@@ -43,9 +47,30 @@ def finish(args: argparse.Namespace, weights: Weights) -> None:
     if args.dry_run:
         print(f"would write {args.out}\n{weights.card.summary()}")
         return
-    with ProgressLine() as progress:
+    parts = (weights.diffusion_model, weights.text_encoder, weights.vae)
+    with writing(args.out, sum(map(byte_count, parts))) as progress:
         card = weights.write(args.out, progress)
     print(f"wrote {args.out} ({args.out.stat().st_size / 1e6:,.1f} MB)\n{card.summary()}")
+
+
+@contextmanager
+def writing(out: Path, size: int) -> Iterator[ProgressLine]:
+    """Around the making of a file or folder of `size` bytes, with the progress to tell.
+
+    Raises ValueError, before anything is read, where the disk has no room for it, and for what
+    the system says later.
+    """
+    free = shutil.disk_usage(out.parent).free
+    if size > free:
+        raise ValueError(
+            f"--out {out}: {size / 1e6:,.0f} MB are needed, {free / 1e6:,.0f} MB are free: make "
+            "room, or choose a place on another disk"
+        )
+    try:
+        with ProgressLine() as progress:
+            yield progress
+    except OSError as error:
+        raise ValueError(f"--out {out}: could not be written: {error.strerror or error}") from error
 
 
 class ProgressLine:

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from ..card import LATENT_SPACES
-from ..tensor_file import write_tensors
-from .console import ProgressLine, add_output, check_output, finish
+from ..tensor_file import byte_count, write_tensors
+from .console import ProgressLine, add_output, check_output, finish, writing
 from .export import diffusers_config, export_tensors
 from .foreign import import_weights
 from .recognise import Settings
@@ -98,7 +98,7 @@ def run_export(args: argparse.Namespace) -> None:
         return
     said = {key: weights.card.modelspec.get(key) for key in ("title", "license")}
     metadata = {"format": "pt"} | {f"modelspec.{k}": v for k, v in said.items() if v}
-    with ProgressLine() as progress:
+    with writing(args.out, byte_count(tensors)) as progress:
         if not is_folder:
             write_tensors(args.out, metadata, tensors, progress)
         else:

@@ -19,7 +19,7 @@ from comfy_api.latest import io
 from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfy_extras.nodes_model_merging import CheckpointSave, ModelMergeSimple
-from ComfyUI_STIV.nodes import save
+from ComfyUI_STIV.nodes.host import disk
 from ComfyUI_STIV.stiv import checkpoint, tensor_file
 from ComfyUI_STIV.stiv.checkpoint import Card, read_checkpoint, write_checkpoint
 from ComfyUI_STIV.stiv.model import STIVTransformer
@@ -309,8 +309,8 @@ def test_a_full_disk_is_seen_before(
     loaded: Loaded, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")._replace(free=1000)
-    monkeypatch.setattr(save.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(ValueError, match=r"has 0 MB free, the file needs \d+ MB: make room"):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ValueError, match=r"no disk space for the checkpoint: .*needed.*make room"):
         write(loaded.model)
     assert not list(outputs.rglob("*.*"))
 

@@ -97,9 +97,7 @@ def test_the_input_view_comes_back_exactly(six_views: Loaded, sampler: str, cfg:
 def test_the_null_image_is_zeros_of_the_models_own_scale(six_views: Loaded) -> None:
     """As in training: the same latents as its sampler, whose null image is blank."""
     scene = scene_of(six_views, *multi_view(six_views, mask=disc()))
-    sampler = Sampler.from_checkpoint(
-        six_views.path, steps=4, guidance_scale=3.5, null="blank"
-    )
+    sampler = Sampler.from_checkpoint(six_views.path, steps=4, guidance_scale=3.5, null="blank")
     assert sampler.shape == (4, 7, 8, 8)
     sampler.velocity.__self__["text_encoder"].half().float()  # as the host keeps it
     scale, shift = (

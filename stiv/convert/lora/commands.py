@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...header import printable
 from ...tensor_file import byte_count, described, replacing, tensor_hash, write_tensors
-from ..console import ProgressLine, add_output, check_output, finish
+from ..console import ProgressLine, add_output, check_output, finish, writing
 from ..exchange import DTYPES
 from ..weights import Weights
 from .adapter import Lora
@@ -223,7 +223,7 @@ def _write(
     if args.dry_run:
         print(f"would write {args.out} ({megabytes:,.1f} MB, {len(tensors)} tensors)")
         return
-    with ProgressLine() as progress:
+    with writing(args.out, byte_count(tensors)) as progress:
         write_tensors(args.out.resolve(), metadata, tensors, progress)
     print(f"wrote {args.out} ({megabytes:,.1f} MB, {len(tensors)} tensors)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -161,6 +162,26 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path, opensora: Path, capsys)
     assert card.training["operations"][0]["parents"][0]  # the hash of what it came from
     with pytest.raises(SystemExit, match=r"is there already.*--overwrite"):
         main(command)
+
+
+def test_a_full_disk_is_seen_before_and_a_failed_write_is_told(
+    tmp_path: Path, opensora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.safetensors"
+    command = ["import", str(opensora), "--heads", "2", "--out", str(out)]
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail)
+        with pytest.raises(SystemExit, match=r"a\.safetensors: could not be written: No space"):
+            main(command)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(SystemExit, match=r"a\.safetensors: \d+ MB are needed, 0 MB are free"):
+        main(command)
+    assert not list(tmp_path.glob("*a.safetensors*"))
 
 
 def test_an_ancestor_is_told_from_other_files(tmp_path: Path) -> None:
