@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -35,3 +37,19 @@ def sha256(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_json(path: Path, expected: str, *, largest: int = 2**28) -> Any:
+    """What a stranger's JSON file holds, of at most `largest` bytes.
+
+    Raises ValueError, naming the file and what was expected, for one that is missing, larger, or no
+    JSON.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not there: expected {expected}")
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes: expected {expected}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}): expected {expected}") from None

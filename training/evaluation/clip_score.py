@@ -21,7 +21,8 @@ from ..files import sha256
 from ..networks import best_device
 from ..optional import need
 from .inputs import Folder, Read, name_of, read_clips
-from .intervals import FEW, over_clips
+from .intervals import over_clips
+from .measures import about_few
 from .result import Result
 
 _FILES = ("config.json", "model.safetensors")
@@ -114,8 +115,7 @@ def clip_score(made: Folder, clip: Clip, *, seed: int = 0, resamples: int = 2000
     warnings = read.warnings(made)
     if uncaptioned:
         warnings.append(f"{len(uncaptioned)} files without a caption are left out")
-    if len(values) < FEW:
-        warnings.append(f"{len(values)} clips: below {FEW} the interval is too narrow")
+    warnings += about_few(len(values))
     return Result(
         "clip",
         float(np.mean(values)),

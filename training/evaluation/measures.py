@@ -132,7 +132,7 @@ def compare(
         values.append(float(per_frame(_frames(a.frames), _frames(b.frames)).double().mean()))
     if not values:
         raise ValueError(f"{made.path} and {true.path} have no clip in common that can be read")
-    warnings = _about_folders((made, true), reads) + _about_few(len(values))
+    warnings = _about_folders((made, true), reads) + about_few(len(values))
     return Result(
         measure,
         float(np.mean(values)),
@@ -314,7 +314,7 @@ def motion(made: Folder, *, seed: int = 0, resamples: int = 2000) -> Result:
             "motion score (% of the shorter side per second)": float(np.mean(scores)),
             "its interval": over_clips(scores, seed=seed, resamples=resamples),
         },
-        _about_folders((made,), (read,)) + _about_few(len(dynamic)),
+        _about_folders((made,), (read,)) + about_few(len(dynamic)),
     )
 
 
@@ -335,7 +335,8 @@ def _about_folders(folders: Iterable[Folder], reads: Iterable[Read]) -> list[str
     ]
 
 
-def _about_few(count: int) -> list[str]:
+def about_few(count: int) -> list[str]:
+    """A warning, where clips are too few for their interval."""
     if count >= FEW:
         return []
     return [f"{count} clips: below {FEW} the interval is too narrow"]

@@ -29,7 +29,7 @@ from stiv.frames import TASKS, task_positions
 from ..data.cutting import source_to_json
 from ..data.formats import Source
 from ..data.workers import Workers
-from ..files import atomic
+from ..files import atomic, read_json
 from ..sampling import Sampler
 from ..section import Section, load_section
 from ..video import write_lossless
@@ -40,7 +40,6 @@ from .result import Result, report
 
 TRUE, ASKED, MADE, CAPTIONS = "true.jsonl", "asked.jsonl", "made", "captions_made.jsonl"
 RESULTS = "results.json"
-_LARGEST = 2**28  # bytes of a list of captions
 _FPS = 8.0  # written into the videos; nothing measured here depends on it
 
 
@@ -141,16 +140,14 @@ def caption_list(path: Path, out: Path) -> Path:
     """
     if path.suffix.lower() != ".json":
         return path
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes: expected a list of captions")
+    values = read_json(path, "MSR-VTT's list of videos and sentences, or a .jsonl")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         test = [video["video_id"] for video in values["videos"] if video["split"] == "test"]
         sentences: dict[str, list[str]] = {name: [] for name in test}
         for row in values["sentences"]:
             if row["video_id"] in sentences:
                 sentences[row["video_id"]].append(row["caption"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not MSR-VTT's list of videos and sentences ({error!r:.100}): give a .jsonl "
             "with path and captions"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import Any
 
 from ...data.formats import inside
 from ...data.pictures import open_picture, to_rgb
+from ...files import read_json
 
-_LARGEST = 2**26  # bytes of a file
 _CROP_KEY = "diff_ratio_crop"
 WHERE = (
     "VBench_full_info.json (in the vbench package's folder, vbench/VBench_full_info.json) or "
@@ -53,14 +52,7 @@ def read_prompts(path: Path, dimensions: Iterable[str] = ()) -> list[Prompt]:
 
 
 def _read_list(path: Path) -> list[Any]:
-    if not path.is_file():
-        raise ValueError(f"{path} is not there: --prompts names {WHERE}")
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes: expected {WHERE}")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}): expected {WHERE}") from None
+    rows = read_json(path, WHERE)
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{path} is no list of prompts: expected {WHERE}")
     return rows

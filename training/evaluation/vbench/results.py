@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...files import sha256
+from ...files import read_json, sha256
 from ..intervals import LEVEL
 from .table import I2V, T2V, Benchmark
 
-_LARGEST = 2**28  # bytes of a file
 _RESAMPLES = 1000
 _RESULTS = "*_eval_results.json"
 
@@ -66,12 +65,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes: expected results of VBench")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}): expected results of VBench") from None
+    values = read_json(path, "results of VBench")
     if not isinstance(values, dict):
         raise ValueError(f"{path} is no table of dimensions: expected results of VBench")
     return values
