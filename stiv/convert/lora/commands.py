@@ -96,19 +96,25 @@ def _add_extract(actions) -> None:
 
 
 def _add_info(actions) -> None:
-    parser = actions.add_parser("info", help="what a LoRA file holds, and whether it fits")
-    _add_lora(parser)
+    parser = actions.add_parser(
+        "info", help="what a LoRA file holds, and whether it fits",
+        description="Form, ranks, scales and metadata of a LoRA, and with --base whether every "
+        "shape agrees.",
+    )  # fmt: skip
+    _add_lora(parser, may_skip=False)
     parser.add_argument("--base", type=Path, help="the checkpoint it is for: shapes are compared")
     parser.set_defaults(run=_info, skip_unknown=True)
 
 
-def _add_lora(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
+def _add_lora(
+    parser: argparse.ArgumentParser, nargs: str | None = None, *, may_skip: bool = True
+) -> None:
     parser.add_argument("lora", type=Path, nargs=nargs, help="LoRA file, or a folder of PEFT's")
     parser.add_argument(
         "--alpha", type=float,
         help="of a file that states none, neither itself nor beside it; default: the rank",
     )  # fmt: skip
-    if parser.prog.split()[-1] != "info":
+    if may_skip:
         parser.add_argument(
             "--skip-unknown", action="store_true", help="list tensors of no known layer and go on"
         )
