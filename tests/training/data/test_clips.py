@@ -116,9 +116,7 @@ def test_a_file_that_hangs_the_decoder_is_quarantined(tmp_path: Path) -> None:
     report = Report()
     found = list(clips(spec(tmp_path, time_limit=4), workers=1, report=report))
     assert [c.key for c in found] == ["a.mp4#0", "c.mp4#0"]
-    assert report.quarantined == [
-        ("b.mp4", "it took more than 4 s (time_limit) and was stopped")
-    ]
+    assert report.quarantined == [("b.mp4", "it took more than 4 s (time_limit) and was stopped")]
 
 
 def test_damaged_files_never_stop_the_run(tmp_path: Path) -> None:
