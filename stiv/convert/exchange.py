@@ -45,7 +45,7 @@ def add_commands(names: argparse._SubParsersAction) -> None:
         help="which, where a training checkpoint holds both; auto: averaged",
     )
     take.add_argument("--dtype", choices=list(DTYPES), help="of the weights; default: as they are")
-    take.add_argument("--latents", choices=list(LATENT_SPACES), default="sd", help="default: sd")
+    take.add_argument("--latents", choices=list(LATENT_SPACES), help="default: sd")
     take.add_argument("--license", help="default: what the file says, else that of the release")
     take.add_argument("--title", help="default: family and size")
 

@@ -33,8 +33,6 @@ LICENSES = {
 }
 """As the repositories of the released files state it; whoever trained on may state another."""
 
-_LICENSE = "modelspec.license"
-
 _SIZE_EMBEDDERS = ("csize_embedder.", "ar_embedder.", "adaln_single.emb.resolution_embedder.")
 _KNOWN_HEADS = {1152: 16}
 _RELEASED_TOKENS = 120
@@ -103,6 +101,12 @@ def _config(found: Foreign, settings: Settings) -> tuple[STIVConfig, int, int]:
             f"is PixArt-alpha for 1024 pixels, conditioned on size and aspect ({odd[0]}), which "
             "this network has no place for; import the 256 or 512 pixel weights",
         )
+    if found.family == "PixArt-Sigma" and settings.latents is None:
+        raise CheckpointError(
+            path,
+            "looks like PixArt-Sigma, whose latents are those of SDXL's VAE: import it with "
+            "--latents sdxl",
+        )
     is_original = found.layout == "original"
     embedder = "y_embedder" if is_original else "caption_projection"
     first = "y_proj.fc1" if is_original else "linear_1"
@@ -151,16 +155,17 @@ def _card(found: Foreign, config: STIVConfig, settings: Settings, size: int, fra
     task |= {"height": [size] * 2, "width": [size] * 2}
     task |= {"frames": [frames] * 2, "stride": [stride] * 2}
     shape = f"{frames}x{size}x{size}" if found.is_video else f"{size}"
-    stated = found.source.metadata.get(_LICENSE)
+    licence = settings.license or found.source.metadata.get("modelspec.license")
+    licence = licence or LICENSES.get((found.family, found.layout))
     spec = {
         "title": settings.title or f"{found.family} {shape}",
-        "license": settings.license or stated or LICENSES[found.family, found.layout],
+        **({"license": licence} if licence else {}),
         "resolution": f"{size}x{size}",
         "description": f"Imported from {found.source.path.name}; the same function.",
     }
     return Card(
         config=config,
-        latents=dict(LATENT_SPACES[settings.latents]),
+        latents=dict(LATENT_SPACES[settings.latents or "sd"]),
         text=text,
         tasks=[task],
         sampling=dict(EPSILON),

@@ -24,6 +24,7 @@ _FIRST: dict[Layout, str] = {
 _SIGNS = {"original": "t_block.1.weight", "diffusers": "adaln_single.linear.weight"}
 _FIT_TOLERANCE = 4e-3  # of a table of sines stored in bfloat16
 _RELEASED_FRAMES = 16
+_SIGMA_TOKENS = 300  # of the longest prompt; PixArt-alpha's has 120
 _MOST_PIXELS, _MOST_FRAMES = 4096, 4096
 
 
@@ -35,8 +36,8 @@ class Settings:
     """Trained height and width in pixels."""
     heads: int | None = None
     frames: int | None = None
-    latents: str = "sd"
-    """A name in `LATENT_SPACES`."""
+    latents: str | None = None
+    """A name in `LATENT_SPACES`; the releases' is "sd"."""
     dtype: torch.dtype | None = None
     """Of the tensors written; None: as they are."""
     license: str | None = None
@@ -45,7 +46,7 @@ class Settings:
     @property
     def pixels(self) -> int:
         """Of a token's side."""
-        return PATCH * LATENT_SPACES[self.latents]["downscale"]
+        return PATCH * LATENT_SPACES[self.latents or "sd"]["downscale"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class Foreign:
     @property
     def family(self) -> str:
         """Its name, for people."""
-        return "Open-Sora 1.0" if self.is_video else "PixArt-alpha"
+        if self.is_video:
+            return "Open-Sora 1.0"
+        null_text = self.shapes.get("y_embedder.y_embedding", ())
+        return "PixArt-Sigma" if null_text[:1] == (_SIGMA_TOKENS,) else "PixArt-alpha"
 
     @property
     def first(self) -> str:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from stiv import STIVTransformer
+from stiv.card import LATENT_SPACES
 from stiv.checkpoint import CheckpointError, read_checkpoint
 from stiv.convert.cli import main
 from stiv.convert.export import export_tensors
@@ -242,6 +243,16 @@ def test_heads_and_size_are_asked_for_where_nobody_knows(tmp_path: Path) -> None
         import_weights(open_source(tmp_path / "a.safetensors"))
     with pytest.raises(CheckpointError, match="those of 256 pixels, --size is 512"):
         import_weights(open_source(tmp_path / "a.safetensors"), Settings(heads=2, size=512))
+
+
+def test_sigma_is_told_by_its_prompts_and_needs_its_own_latents(tmp_path: Path) -> None:
+    save_file(pixart(tokens=300), tmp_path / "a.safetensors")
+    source = open_source(tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"looks like PixArt-Sigma.*--latents sdxl"):
+        import_weights(source, HEADS)
+    card = import_weights(source, replace(HEADS, latents="sdxl")).card
+    assert card.latents == LATENT_SPACES["sdxl"] and card.text["max_tokens"] == 300
+    assert card.modelspec["title"] == "PixArt-Sigma 256" and "license" not in card.modelspec
 
 
 def test_only_a_baseline_goes_back(tmp_path: Path, opensora: Path) -> None:
