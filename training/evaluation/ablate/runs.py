@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 
 MODEL, FACTS = "model.safetensors", "facts.json"
 _TEXT_TOKENS = 24  # of a caption of the domain, for the FLOPs
-_NOTHING = 2.0  # loss of a network that predicts nothing: latents and noise have variance one each
+# A network that predicts nothing has a loss of 2, the variances of latents and noise, give or take
+# what batches differ by.
+_NOTHING = 2.1
 _LAST = 0.1  # share of the steps over which the last loss is a mean
 
 
