@@ -35,9 +35,12 @@ _WHERE = (
 
 
 class Clip:
-    """A CLIP from a folder. Raises ValueError for a folder that holds none; nothing is fetched."""
+    """A CLIP from a folder. Raises ValueError for a folder that holds none; nothing is fetched.
 
-    def __init__(self, folder: Path | None):
+    device: None: the first GPU, or the CPU where there is none.
+    """
+
+    def __init__(self, folder: Path | None, device: torch.device | str | None = None):
         if folder is None or any(not (folder / name).is_file() for name in _FILES):
             raise ValueError(f"{folder or 'no folder'}: name by --clip {_WHERE}")
         transformers = need("transformers")
@@ -51,7 +54,7 @@ class Clip:
         except Exception as error:  # what damaged files may raise has no bounds
             reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
             raise ValueError(f"{folder} is not {_WHERE} ({reason})") from None
-        self.folder, self.device = folder, best_device()
+        self.folder, self.device = folder, torch.device(device or best_device())
         self._model = model.eval().to(self.device)
         self._size = model.config.vision_config.image_size
         settings = _json(folder / "preprocessor_config.json")
