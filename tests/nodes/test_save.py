@@ -290,7 +290,7 @@ def test_files_are_counted(loaded: Loaded, outputs: Path) -> None:
                                                          "a_00002_.safetensors"]  # fmt: skip
 
 
-@pytest.mark.parametrize("prefix", ["../../escaped", "/tmp/escaped", "a/../../../escaped"])
+@pytest.mark.parametrize("prefix", ["../../escaped", "/escaped", "a/../../../escaped"])
 def test_a_prefix_cannot_leave_the_output_folder(
     loaded: Loaded, outputs: Path, prefix: str
 ) -> None:
