@@ -1,0 +1,66 @@
+/** What several of the pack's widgets need of the host's nodes; the same in both renderers. */
+
+import { useStyles } from "./dom.mjs";
+
+/** The widget of a node by its name, or undefined. */
+export function widgetOf(node, name) {
+  return node.widgets?.find((widget) => widget.name === name);
+}
+
+/**
+ * Set a number, text or combo widget as if the artist had typed it: its callback runs, the graph
+ * is marked as changed. The widget stays the truth; whoever shows it listens to it.
+ */
+export function setWidget(node, name, value) {
+  const widget = widgetOf(node, name);
+  if (!widget || widget.value === value) return;
+  widget.value = value;
+  widget.callback?.(value);
+  node.setDirtyCanvas?.(true, true);
+}
+
+/**
+ * Call `hook` after the callback that a widget has already. Errors of the hook are logged: a panel
+ * must never stop the widget from working.
+ */
+export function onWidget(widget, hook) {
+  const before = widget.callback;
+  widget.callback = function (...args) {
+    const result = before?.apply(this, args);
+    try {
+      hook(...args);
+    } catch (error) {
+      console.warn("STIV:", error);
+    }
+    return result;
+  };
+}
+
+/**
+ * Show an element on a node, as a widget that is neither in the prompt nor in the workflow's
+ * `widgets_values`.
+ *
+ * @param {object} node
+ * @param {string} name
+ * @param {HTMLElement} element
+ * @param {{minHeight?: number, onRemove?: () => void}} [options] height in pixels at zoom 1
+ */
+export function addPanel(node, name, element, { minHeight = 60, onRemove } = {}) {
+  useStyles();
+  element.classList.add("stiv-panel");
+  element.style.minHeight = `${minHeight}px`;
+  const widget = node.addDOMWidget(name, name, element, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => minHeight,
+  });
+  widget.serialize = false;
+  if (onRemove) {
+    const before = widget.onRemove;
+    widget.onRemove = function () {
+      before?.call(this);
+      onRemove();
+    };
+  }
+  return widget;
+}
