@@ -64,3 +64,35 @@ export function addPanel(node, name, element, { minHeight = 60, onRemove } = {})
   }
   return widget;
 }
+
+/**
+ * Call `hook` after one of the node's own methods (`onConfigure`, `onConnectionsChange`, …).
+ * Errors of the hook are logged.
+ */
+export function onNode(node, method, hook) {
+  const before = node[method];
+  node[method] = function (...args) {
+    const result = before?.apply(this, args);
+    try {
+      hook(...args);
+    } catch (error) {
+      console.warn("STIV:", error);
+    }
+    return result;
+  };
+}
+
+/** Whether a widget's value comes by a wire, so that what the widget holds does not count. */
+export function isWired(node, name) {
+  return Boolean(node.inputs?.some((input) => input.widget?.name === name && input.link != null));
+}
+
+/** Call `hook` whenever one of these widgets may have another value: typed, loaded or wired. */
+export function onValues(node, names, hook) {
+  for (const name of names) {
+    const widget = widgetOf(node, name);
+    if (widget) onWidget(widget, hook);
+  }
+  onNode(node, "onConfigure", hook);
+  onNode(node, "onConnectionsChange", hook);
+}
