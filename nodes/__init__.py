@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .frames import STIVEmptyLatent, STIVFrameReplacement, STIVPlaceFrames
 from .guidance import STIVGuidance, STIVGuider
 from .hand_wired import STIVJoinSegments, STIVKeyFrames, STIVSegment
+from .host.routes import add_routes
 from .info import STIVModelInfo
 from .inside import (
     STIVFinishFilm,
@@ -20,6 +21,7 @@ from .long_video import STIVLongVideo
 from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
 from .save import STIVSaveCheckpoint
 from .text import STIVTextEncode
+from .timeline import STIVTimeline
 from .together import STIVMakeTogether
 from .views import STIVMultiView
 
@@ -37,6 +39,9 @@ _INSIDE = (
 class STIVExtension(ComfyExtension):
     """What ComfyUI asks for the nodes."""
 
+    async def on_load(self) -> None:
+        add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             STIVLoadModel,
@@ -45,6 +50,7 @@ class STIVExtension(ComfyExtension):
             STIVTextEncode,
             STIVEmptyLatent,
             STIVPlaceFrames,
+            STIVTimeline,
             STIVFrameReplacement,
             STIVMultiView,
             STIVGuidance,

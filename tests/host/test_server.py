@@ -20,6 +20,7 @@ NODES = (
     "STIVTextEncode",
     "STIVEmptyLatent",
     "STIVPlaceFrames",
+    "STIVTimeline",
     "STIVFrameReplacement",
     "STIVMultiView",
     "STIVGuidance",
