@@ -193,7 +193,10 @@ def _add_ablate(what) -> None:
     command.add_argument("--steps", type=int, help="of the first row; all others in proportion")
     command.add_argument("--clips", type=int, help="held-out prompts of a score, at most")
     command.add_argument("--set-clips", type=int, help="clips of a set, at most")
-    command.add_argument("--threads", type=int, help="CPU threads")
+    command.add_argument("--threads", type=int, help="CPU threads of a run")
+    command.add_argument(
+        "--workers", type=int, default=1, help="runs at a time, each in a process of its own"
+    )
     command.add_argument("--markdown", type=Path, help="add the tables to this file")
     command.add_argument("--json", type=Path, help="write the results here as well")
 

@@ -53,7 +53,7 @@ def follow(plan: Plan, sampler: Sampler, prompts: Sequence[str]) -> Tensor:
         clean = video[:, :, at] * mask[:, None, :, None, None]
         made = _for_segment(sampler, segment).latents(prompts, clean, mask, segment.seed)
         keeps = list(segment.keeps)
-        video[:, :, [at[index] for index in keeps]] = made[:, :, keeps]
+        video[:, :, [at[index] for index in keeps]] = made[:, :, keeps].to(video)
     return video[:, :, : plan.frames]
 
 

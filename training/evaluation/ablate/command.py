@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ...files import atomic
+from ...networks import best_device
 from ...sampling import Sampler
 from ...watch.metrics import duration
-from .comparison import Comparison, load_comparison
+from .comparison import Comparison, SetSection, load_comparison
 from .figures import Figures, from_json, look, to_json
 from .runs import Planner, Run, digest_of, order, prepare_set, train
 from .table import as_json, markdown
@@ -30,12 +31,19 @@ def ablate(args: Namespace) -> int:
 
         torch.set_num_threads(args.threads)
     cache, stopped, found = args.cache.expanduser(), False, []
-    for path in args.comparison:
-        comparison = changed(load_comparison(path), args)
-        planner = Planner(comparison, cache)
-        if args.dry_run:
-            print(overview(path, planner))
-            continue
+    planners = {
+        path: Planner(changed(load_comparison(path), args), cache) for path in args.comparison
+    }
+    if args.dry_run:
+        print("\n".join(overview(path, planner) for path, planner in planners.items()))
+        return 0
+    if args.workers > 1:
+        from .workers import work_ahead
+
+        how = {"workers": args.workers, "threads": args.threads or 1, "only": args.arm}
+        if not work_ahead(list(planners.values()), **how):
+            return 1
+    for path, planner in planners.items():
         results = carry_out(planner, only=args.arm)
         stopped |= results is None
         if results is not None:
@@ -82,11 +90,8 @@ def carry_out(planner: Planner, *, only: Sequence[str] | None = None) -> dict | 
     comparison = planner.comparison
     arms = [arm for arm in comparison.arms if not only or arm in only]
     plans = {(arm, seed): planner.run(arm, seed) for seed in comparison.seeds for arm in arms}
-    if comparison.base:
-        used = {comparison.set_of(comparison.arms[arm]) for arm in arms}
-        used |= {comparison.set_of(stage) for stage in comparison.stages.values()}
-        for name in sorted(used):
-            prepare_set(planner.cache, comparison.sets[name])
+    for found in needed_sets(comparison, arms):
+        prepare_set(planner.cache, found)
     results: dict[str, dict[int, Figures]] = {arm: {} for arm in arms}
     for (arm, seed), run in plans.items():
         for one in order([run]):
@@ -96,6 +101,15 @@ def carry_out(planner: Planner, *, only: Sequence[str] | None = None) -> dict | 
                     return None
         results[arm][seed] = training_figures(run) | scored(planner, arm, run)
     return results
+
+
+def needed_sets(comparison: Comparison, only: Sequence[str] | None = None) -> list[SetSection]:
+    """The sets that some arms and all stages are trained on; only: the arms, None for all."""
+    if not comparison.base:
+        return []
+    sections = [section for arm, section in comparison.arms.items() if not only or arm in only]
+    used = {comparison.set_of(section) for section in (*sections, *comparison.stages.values())}
+    return [comparison.sets[name] for name in sorted(used)]
 
 
 def training_figures(run: Run) -> Figures:
@@ -144,7 +158,8 @@ def _model(run: Run) -> str:
 def _sampler(run: Run, how: dict[str, Any]) -> Sampler:
     settings = {key: how[key] for key in ("steps", "guidance_scale", "renorm", "null")}
     T, h, w = run.shape
-    return Sampler.from_checkpoint(run.checkpoint, size=(T, 8 * h, 8 * w), **settings)
+    size, device = (T, 8 * h, 8 * w), best_device()
+    return Sampler.from_checkpoint(run.checkpoint, size=size, device=device, **settings)
 
 
 # --- what is said ---------------------------------------------------------------------------------

@@ -139,9 +139,9 @@ def _losses(sampler: Sampler, score: ScoreSection, given: str) -> Figures:
     pairs = held_out_prompts(score.clips)
     prompts, scenes = [p for p, _ in pairs], [s for _, s in pairs]
     _, T, h, _ = sampler.shape
-    latents = sampler.codec.encode(render_clips(scenes, T, 8 * h))
+    latents = sampler.codec.encode(render_clips(scenes, T, 8 * h)).to(sampler.device)
     rows = [_Row(latents[i], str(i), prompt) for i, prompt in enumerate(prompts)]
-    micro = torch.tensor([[8 * h, 8 * h, 0, 0, sampler.stride or 1, T]], dtype=torch.float32)
+    micro = torch.tensor([[8 * h, 8 * h, 0, 0, sampler.stride or 1, T]]).to(latents)
 
     def velocity(x, t, chosen):
         return sampler.velocity(x, t, [row.caption for row in chosen], micro=micro)
