@@ -45,6 +45,7 @@ __all__ = [
     "expected_shapes",
     "read_card",
     "read_checkpoint",
+    "read_checkpoint_header",
     "stored_tensors",
     "stream_checkpoint",
     "tensor_hash",
@@ -75,6 +76,17 @@ def read_card(path: Path_) -> Card:
         CheckpointError: when the file is not a sound STIV checkpoint.
     """
     return _inspect(path)[0]
+
+
+def read_checkpoint_header(path: Path_) -> tuple[Card, set[str]]:
+    """The card, and which of "diffusion_model", "text_encoder" and "vae" the file holds; read from
+    its header alone.
+
+    Raises:
+        CheckpointError: when the file is not a sound STIV checkpoint.
+    """
+    card, names, _ = _inspect(path)
+    return card, {part for part, table in names.items() if table}
 
 
 def read_checkpoint(
