@@ -43,9 +43,10 @@ export function onWidget(widget, hook) {
  * @param {object} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{minHeight?: number, onRemove?: () => void}} [options] height in pixels at zoom 1
+ * @param {{minHeight?: number, minWidth?: number, onRemove?: () => void}} [options] sizes in pixels
+ *   at zoom 1, the width being the node's
  */
-export function addPanel(node, name, element, { minHeight = 60, onRemove } = {}) {
+export function addPanel(node, name, element, { minHeight = 60, minWidth = 270, onRemove } = {}) {
   useStyles();
   element.classList.add("stiv-panel");
   element.style.minHeight = `${minHeight}px`;
@@ -55,6 +56,8 @@ export function addPanel(node, name, element, { minHeight = 60, onRemove } = {})
     getMinHeight: () => minHeight,
   });
   widget.serialize = false;
+  growToFit(node, minWidth);
+  onNode(node, "onConfigure", () => growToFit(node, minWidth));
   if (onRemove) {
     const before = widget.onRemove;
     widget.onRemove = function () {
@@ -63,6 +66,12 @@ export function addPanel(node, name, element, { minHeight = 60, onRemove } = {})
     };
   }
   return widget;
+}
+
+/** A workflow saved without the panel, or by the other renderer, has a size too small for it. */
+function growToFit(node, minWidth) {
+  const [width, height] = node.computeSize();
+  node.setSize([Math.max(node.size[0], width, minWidth), Math.max(node.size[1], height)]);
 }
 
 /**

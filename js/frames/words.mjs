@@ -1,0 +1,22 @@
+/** What the frame rule helper says, in English. */
+export const words = {
+  "frames.panel": "Shape and length of the video",
+  "frames.shape": "{across} to {down}, with about as many pixels",
+  "frames.turn": "Turn: exchange width and height",
+  "frames.length": "Length",
+  "frames.seconds": "Seconds",
+  "frames.seconds_hint": "How long the video plays; sets frames",
+  "frames.fps": "Frames per second",
+  "frames.fps_hint": "Only to count seconds: the rate of the file is set where it is saved",
+  "frames.s": "s at",
+  "frames.fps_unit": "fps",
+  "frames.exact": "{frames} frames asked, {frames} made: {width} × {height}",
+  "frames.picture": "1 frame, a picture: {width} × {height}",
+  "frames.odd_side": "{name} is {value}, not a multiple of 16",
+  "frames.use": "Set {name} to {value}",
+  "frames.by_wire": "by wire",
+  "frames.width": "width",
+  "frames.height": "height",
+  "frames.cost": "{tokens} tokens a step, {each} per frame",
+  "frames.times": "{times} × the work of {width} × {height} × {frames}",
+};
