@@ -43,10 +43,12 @@ export function onWidget(widget, hook) {
  * @param {object} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{minHeight?: number, minWidth?: number, onRemove?: () => void}} [options] sizes in pixels
- *   at zoom 1, the width being the node's
+ * @param {{minHeight?: number, minWidth?: number, always?: boolean, onRemove?: () => void}} [options]
+ *   sizes in pixels at zoom 1, the width being the node's; `always` for what the node cannot do
+ *   without, which the setting STIV.Panels.Show leaves alone
  */
-export function addPanel(node, name, element, { minHeight = 60, minWidth = 270, onRemove } = {}) {
+export function addPanel(node, name, element, options = {}) {
+  const { minHeight = 60, minWidth = 270, always = false, onRemove } = options;
   useStyles();
   element.classList.add("stiv-panel");
   element.style.minHeight = `${minHeight}px`;
@@ -56,16 +58,39 @@ export function addPanel(node, name, element, { minHeight = 60, minWidth = 270, 
     getMinHeight: () => minHeight,
   });
   widget.serialize = false;
+  const panel = { node, widget, element, height: minHeight };
+  if (!always) panels.add(panel);
+  show(panel, shown || always);
   growToFit(node, minWidth);
   onNode(node, "onConfigure", () => growToFit(node, minWidth));
-  if (onRemove) {
-    const before = widget.onRemove;
-    widget.onRemove = function () {
-      before?.call(this);
-      onRemove();
-    };
-  }
+  const before = widget.onRemove;
+  widget.onRemove = function () {
+    before?.call(this);
+    panels.delete(panel);
+    onRemove?.();
+  };
   return widget;
+}
+
+const panels = new Set();
+let shown = true;
+
+/** Show or hide every panel that a node can do without, those of later nodes too. */
+export function showPanels(on) {
+  if (on === shown) return;
+  shown = on;
+  for (const panel of panels) {
+    show(panel, on);
+    const { node, height } = panel;
+    const [, least] = node.computeSize();
+    node.setSize([node.size[0], Math.max(node.size[1] + (on ? height : -height), least)]);
+    node.setDirtyCanvas?.(true, true);
+  }
+}
+
+function show({ widget, element }, on) {
+  widget.hidden = !on;
+  element.style.display = on ? "" : "none";
 }
 
 /** A workflow saved without the panel, or by the other renderer, has a size too small for it. */

@@ -3,7 +3,8 @@
  *
  * English stands in the code, at each call of `t` or in a widget's table (`js/<widget>/words.mjs`,
  * `export const words = { "timeline.add": "Add pictures" }`). Translations stand in
- * locales/<language>/main.json under "stiv", by the same keys split at the first dot.
+ * locales/<language>/main.json under "stiv", by the same keys split at the first dot. Labels of
+ * commands stand where the host looks for them, in commands.json: "commands.<id>".
  */
 
 let translated = {};
@@ -37,12 +38,16 @@ export function from(table) {
  * @param {string} language the host's Comfy.Locale; one without translations means English
  */
 export function speak(translations, language) {
-  const widgets = Object.entries(translations?.[language]?.stiv ?? {});
-  translated = Object.fromEntries(
-    widgets.flatMap(([widget, words]) =>
-      Object.entries(words)
-        .filter(([, text]) => typeof text === "string")
-        .map(([name, text]) => [`${widget}.${name}`, text]),
-    ),
-  );
+  const { stiv, commands } = translations?.[language] ?? {};
+  const labels = Object.entries(commands ?? {}).map(([id, command]) => [id, command?.label]);
+  translated = Object.fromEntries([
+    ...Object.entries(stiv ?? {}).flatMap(([widget, words]) => keyed(widget, words)),
+    ...keyed("commands", Object.fromEntries(labels)),
+  ]);
+}
+
+function keyed(widget, words) {
+  return Object.entries(words)
+    .filter(([, text]) => typeof text === "string")
+    .map(([name, text]) => [`${widget}.${name}`, text]);
 }

@@ -39,6 +39,12 @@ test("broken translations leave the English words", () => {
   }
 });
 
+test("a command is called as the host calls it", () => {
+  speak({ ja: { commands: { STIV_Open: { label: "開く" }, Other_Broken: null } } }, "ja");
+  assert.equal(t("commands.STIV_Open", "Open"), "開く");
+  assert.equal(t("commands.Other_Broken", "Open"), "Open");
+});
+
 test("a widget's table is the fallback", () => {
   speak(TRANSLATIONS, "ja");
   const say = from({ "timeline.add": "Add pictures", "timeline.n": "{n} pictures" });
