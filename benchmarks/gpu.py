@@ -53,18 +53,29 @@ def roofline() -> tuple[float, float]:
     return 2 * 8192**3 / taken["product"], 2 * source.nbytes / taken["copy"]
 
 
-def run() -> Iterator[dict]:
-    """Rows of JSON; none but a reason where there is no CUDA device."""
+def run_forward() -> Iterator[dict]:
+    """Forward passes, eager and compiled, one sample and two."""
+    yield from _between_rooflines(_forwards)
+
+
+def run_training() -> Iterator[dict]:
+    """Training steps, whole and masked."""
+    yield from _between_rooflines(_steps)
+
+
+def _between_rooflines(rows: Callable[[float], Iterator[dict]]) -> Iterator[dict]:
+    """The roofline first and last, so that a disturbed run shows; a reason without a GPU."""
     if not torch.cuda.is_available():
         yield {"what": "left out: torch sees no CUDA device"}
         return
     peak, copied = roofline()
     yield {
-        "what": "roofline", "device": torch.cuda.get_device_name(),
-        "tflop_per_s": round(peak / 1e12, 1), "copy_tb_per_s": round(copied / 1e12, 2),
-    }  # fmt: skip
-    yield from _forwards(peak)
-    yield from _steps(peak)
+        "what": "roofline",
+        "device": torch.cuda.get_device_name(),
+        "tflop_per_s": round(peak / 1e12, 1),
+        "copy_tb_per_s": round(copied / 1e12, 2),
+    }
+    yield from rows(peak)
     yield {"what": "roofline, again", "tflop_per_s": round(roofline()[0] / 1e12, 1)}
 
 
