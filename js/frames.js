@@ -65,7 +65,7 @@ function addFrameRule(node) {
     draw();
   });
   onValues(node, NAMES, draw);
-  addPanel(node, "stiv_frame_rule", panel, { minHeight: 104 });
+  addPanel(node, "stiv_frame_rule", panel, { minHeight: 124 });
   draw();
 }
 
