@@ -17,6 +17,7 @@ from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 from ..stiv.timeline import groups
 from .host.blocks import next_block, texts_from_json
 from .host.long_run import report
+from .host.panel import tell_run
 from .host.progress import forget_finished
 from .host.report import tell
 from .host.segments import (
@@ -250,6 +251,8 @@ class STIVMakeSegment(io.ComfyNode):
         handle = make_in_turn(Task.from_json(task), recipe, earlier, ahead or Ahead())
         made = f"made in {handle.seconds:.1f} s" if handle.made_in else "from the store"
         tell(cls, f"{handle.name} {made}")
+        told = {"name": handle.name, "made": bool(handle.made_in), "seconds": handle.seconds}
+        tell_run("segment", lambda: told)
         return io.NodeOutput(handle)
 
 

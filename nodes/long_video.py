@@ -11,7 +11,7 @@ from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 
 from ..stiv.plan import Plan
 from .host.blocks import texts_to_json
-from .host.long_run import check, dry_run
+from .host.long_run import announce, check, dry_run
 from .host.report import tell
 from .host.segments import LongVideo, Settings
 from .inside import MOST_AT_ONCE
@@ -130,6 +130,7 @@ class STIVLongVideo(io.ComfyNode):
             text = _dry_run(plan, model, clip, vae, negative, settings)
             tell(cls, text)
             return io.NodeOutput(ExecutionBlocker(None), ExecutionBlocker(None), text)
+        announce(plan, model, clip, vae, negative, settings)
         links = cls.hidden.dynprompt.get_node(cls.hidden.unique_id)["inputs"]
         look = {
             "fps": plan.plan.fps, "crf": crf, "exact_pictures": exact_pictures,

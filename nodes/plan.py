@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -12,12 +12,16 @@ from torch import Tensor
 
 from ..stiv.frames import GivenFrames
 from ..stiv.plan import Plan, hierarchy, interpolation, rollout
+from ..stiv.plan_view import plan_of_values
+from ..stiv.prompts import quote
 from .frames import GivenFramesType, one_video
+from .host.panel import tell_plan
 from .host.report import tell
 from .host.segments import LongVideo
 
 PlanType = io.Custom("STIV_PLAN")
 _SMALLEST = 16
+_FACTORS = ("2", "4", "8")
 
 
 class STIVLongVideoPlan(io.ComfyNode):
@@ -185,7 +189,7 @@ class STIVInterpolationPlan(io.ComfyNode):
                 ),
                 _prompts("a window of the last doubling, counted from 0"),
                 io.Combo.Input(
-                    "factor", options=["2", "4", "8"], default="2",
+                    "factor", options=list(_FACTORS), default="2",
                     tooltip="So many times the frames per second. 4 and 8 double step by step.",
                 ),
                 io.Float.Input(
@@ -240,6 +244,24 @@ class STIVInterpolationPlan(io.ComfyNode):
         )  # fmt: skip
 
 
+_MODES = {
+    "STIVLongVideoPlan": "hierarchy",
+    "STIVPredictionPlan": "rollout",
+    "STIVInterpolationPlan": "interpolate",
+}
+
+
+def plan_of_inputs(node: str, inputs: Mapping[str, Any]) -> Plan:
+    """What a plan node plans, by its id and its inputs' values; of wired pictures and clips not
+    they themselves are given, but what `stiv.plan_view` tells of them. Raises ValueError."""
+    if node not in _MODES:
+        raise ValueError(f"node is {quote(node)}: expected one of {', '.join(_MODES)}")
+    values = dict(inputs)
+    if values.get("factor") in _FACTORS:
+        values["factor"] = int(values["factor"])
+    return plan_of_values(_MODES[node], values)
+
+
 def _planned(
     node: type, name: str, build: Callable[[], Plan], given: GivenFrames, note: str = ""
 ) -> io.NodeOutput:
@@ -253,6 +275,7 @@ def _planned(
         raise ValueError(f"{name}: {error}") from None
     report = "\n".join(filter(None, [plan.describe(), note]))
     tell(node, report)
+    tell_plan(plan)
     return io.NodeOutput(LongVideo(plan, given), report)
 
 

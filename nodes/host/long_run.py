@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from comfy_execution.utils import get_executing_context
 
 from ...stiv.frames import GivenFrames, canvas_size
 from ...stiv.plan import Plan, Segment
+from ...stiv.plan_view import plan_view
 from ...stiv.seams import seam_report, to_text
 from ...stiv.store import StoreError, as_text
 from ...stiv.timeline import seams
 from ..text import STIVTextEncode
 from .disk import check_disk
 from .model import require_stiv
+from .panel import seams_to_json, source_prompt, tell_run
 from .segments import (
     LongVideo,
     Recipe,
@@ -36,6 +38,19 @@ from .vae import check_vae
 
 _NODE = "STIV Long Video"
 _LISTED = 40  # segments named one by one
+_FEW_TEXTS = 16  # prompts that are quickly encoded once more, to know beforehand what is kept
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What making some segments takes."""
+
+    memory: int
+    """Bytes for the model and a step, by the host's own estimate."""
+    disk: int
+    """Bytes in the store."""
+    seconds: float | None = None
+    """Not counting the VAE; None where nothing was timed."""
 
 
 def check(
@@ -112,6 +127,22 @@ def _encoder(clip: Any, negative: str) -> Callable[[Segment], tuple[Any, Any]]:
     return conds
 
 
+def announce(
+    video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
+) -> None:
+    """Tell the plan panel what a run begins with. Which segments are kept is left open where that
+    would take a while."""
+
+    def told() -> dict[str, Any]:
+        kept, missing, plan = None, video.plan.segments, video.plan
+        if len({(segment.prompt, segment.step) for segment in plan.segments}) <= _FEW_TEXTS:
+            _, missing, _ = _keys(video, model, clip, vae, negative, settings)
+            kept = _others(plan, missing)
+        return _outlook(plan, kept, _cost(missing, plan, model, vae))
+
+    tell_run("start", told)
+
+
 def dry_run(
     video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
 ) -> str:
@@ -121,12 +152,41 @@ def dry_run(
     passes = 1 if settings.cfg == 1.0 else 2
     lines = [plan.describe(settings.steps, passes)]
     lines.append(f"in the store: {len(keys) - len(missing)} of {len(keys)} segments")
+    cost = _cost(missing, plan, model, vae)
     if missing:
         lines.append("to make: " + _names(missing))
-        lines += _cost(missing, plan, model, vae, settings, _encoder(clip, negative)(missing[0]))
+        count = max(segment.count for segment in missing)
+        step = _seconds_of_a_step(
+            count, plan, model, vae, settings, _encoder(clip, negative)(missing[0])
+        )
+        frames = sum(segment.count for segment in missing)
+        cost = replace(cost, seconds=step * settings.steps * frames / count)
+        lines += [
+            f"about {_duration(cost.seconds)} (one step of {count} frames took {step:.3g} s), not "
+            "counting the VAE",
+            f"about {as_text(cost.memory)} of memory for the model and a step, "
+            f"{as_text(cost.disk)} on disk",
+        ]
     if unsure:
         lines.append(f"not for after a restart: {unsure}")
+    tell_run("check", lambda: _outlook(plan, _others(plan, missing), cost))
     return "\n".join(lines)
+
+
+def _outlook(plan: Plan, kept: list[str] | None, cost: Cost) -> dict[str, Any]:
+    return {
+        "plan": plan_view(plan),
+        "prompt": source_prompt(),
+        "kept": kept,
+        "memory": cost.memory,
+        "disk": cost.disk,
+        "seconds": cost.seconds,
+    }
+
+
+def _others(plan: Plan, missing: Sequence[Segment]) -> list[str]:
+    names = {segment.name for segment in missing}
+    return [segment.name for segment in plan.segments if segment.name not in names]
 
 
 def report(plan: Plan, handles: Sequence[SegmentHandle], film: FilmHandle) -> str:
@@ -141,8 +201,11 @@ def report(plan: Plan, handles: Sequence[SegmentHandle], film: FilmHandle) -> st
     ]
     lines += sorted({handle.note for handle in made} - {""})
     numbers = statistics(film)
+    found = [] if numbers is None else seam_report(numbers, seams(plan))
     if numbers is not None:
-        lines.append(to_text(seam_report(numbers, seams(plan))))
+        lines.append(to_text(found))
+    told = {"made": [handle.name for handle in made], "seconds": seconds}
+    tell_run("end", lambda: told | {"seams": seams_to_json(found)})
     return "\n".join(lines)
 
 
@@ -164,31 +227,24 @@ def _names(segments: list[Segment]) -> str:
     return names + (f" and {more:,} more" if more > 0 else "")
 
 
-def _cost(
-    missing: list[Segment],
-    plan: Plan,
-    model: Any,
-    vae: Any,
-    settings: Settings,
-    conds: tuple[Any, Any],
-) -> list[str]:
-    """Time from a step that is really made, and memory by the host's own estimate."""
-    count = max(segment.count for segment in missing)
+def _cost(missing: Sequence[Segment], plan: Plan, model: Any, vae: Any) -> Cost:
+    count = max((segment.count for segment in missing), default=1)
+    shape = [2, vae.latent_channels, count, *_latent_size(plan)]
+    memory = model.model_size() + model.model.memory_required(shape)
+    return Cost(int(memory), _bytes(missing, plan, vae) + bytes_of(plan))
+
+
+def _seconds_of_a_step(
+    count: int, plan: Plan, model: Any, vae: Any, settings: Settings, conds: tuple[Any, Any]
+) -> float:
+    """Of a step that is really made."""
     task = Task("of the measurement", count, plan.width, plan.height, 0, ())
     recipe = Recipe(replace(settings, steps=1), model, *conds, vae)
     for _ in range(2):  # the first also loads the model
         begun = time.monotonic()
         sample_segments([task], recipe, [GivenFrames()])
         step = time.monotonic() - begun
-    seconds = step * settings.steps * sum(segment.count for segment in missing) / count
-    shape = [2, vae.latent_channels, count, *_latent_size(plan)]
-    memory = model.model_size() + model.model.memory_required(shape)
-    return [
-        f"about {_duration(seconds)} (one step of {count} frames took {step:.3g} s), not counting "
-        "the VAE",
-        f"about {as_text(memory)} of memory for the model and a step, "
-        f"{as_text(_bytes(missing, plan, vae) + bytes_of(plan))} on disk",
-    ]
+    return step
 
 
 def _duration(seconds: float) -> str:

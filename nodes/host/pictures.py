@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import av
 import comfy.model_management
@@ -25,10 +26,12 @@ from ...stiv.prompts import quote
 
 _AT_ONCE = 64  # frames of a clip that are in memory beside the wanted ones
 _BLOCK = 2**20
+_MAX_BYTES = 16 * 2**30  # of a file that the front end may ask about: its bytes are hashed
 
 
 def find(file: str) -> str:
-    """Path of a file in the host's input folder. Raises ValueError when there is none."""
+    """Path of a file in the host's input folder. Raises ValueError for one elsewhere, and
+    FileNotFoundError."""
     try:
         path = folder_paths.get_annotated_filepath(file)
     except ValueError:
@@ -36,11 +39,37 @@ def find(file: str) -> str:
             f"{quote(file)} leads out of ComfyUI's input folder: put the file into that folder"
         ) from None
     if not os.path.isfile(path):
-        raise ValueError(
+        raise FileNotFoundError(
             f"{quote(file)} is missing from ComfyUI's input folder: put it there, or place another "
             "in its stead"
         )
     return path
+
+
+def describe(file: str) -> dict[str, Any]:
+    """SHA-256 and number of frames, 1 for a picture, of a file in the host's input folder.
+
+    The number is what the container says. Raises ValueError or OSError for one that is missing,
+    too large, or neither picture nor clip.
+    """
+    path = find(file)
+    size = os.path.getsize(path)
+    if size > _MAX_BYTES:
+        raise ValueError(f"{quote(file)} has {size:,} bytes: at most {_MAX_BYTES:,} can be placed")
+    try:
+        return {"sha256": sha256(path), "frames": _count(path)}
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ValueError(f"{quote(file)} cannot be read as a picture or clip: {error}") from None
+
+
+def _count(path: str) -> int:
+    stamps, _ = _time_stamps(path, 1)
+    if not stamps:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1)
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
 
 
 def sha256(path: str) -> str:

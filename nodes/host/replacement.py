@@ -9,7 +9,7 @@ undone at the end (`finish`). A multi-view input is different: the unconditional
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...stiv.frames import replace_frames
 from .null_text import fit_null_text, prompt_length
+from .previews import with_moving_preview
 from .report import warn
 
 FRAMES = "stiv_frames"
@@ -115,10 +116,14 @@ def finish(
     latent_image: Tensor,
     sampler: Any,
     sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    callback: Callable | None = None,
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
     """Around a whole sampling run: check the latents, and write the given frames into the result.
+
+    The steps are shown by moving previews where the host shows previews.
 
     Warns where the model was not trained for what the frames are given for.
     Raises ValueError, before the first step, for latents that the model cannot take.
@@ -135,7 +140,10 @@ def finish(
     if doubt:
         warn(doubt)
     ends_clean = float(sigmas[-1]) == 0.0  # read now: some samplers write into it
-    samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+    callback = with_moving_preview(callback, model.latent_format)
+    samples = executor(
+        noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs
+    )
     if ends_clean:
         for entry in entries(guider.conds):
             frames = entry[FRAMES]

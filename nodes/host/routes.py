@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import logging
+import threading
+import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from aiohttp import web
 
+from ...stiv.header import parse_json
+from ...stiv.plan_view import plan_view
+from ...stiv.prompts import quote
+from ..plan import plan_of_inputs
 from .cards import card_of
+from .pictures import describe
 
 MAX_NAME = 1024  # characters
+MAX_INPUTS = 100_000  # bytes of JSON, unpacked
+MAX_ITEMS = 10_000
 _NOT_FOUND, _BAD_REQUEST, _SERVER_ERROR = 404, 400, 500
 
 
@@ -25,6 +37,8 @@ def add_routes() -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.routes.get("/stiv/card")(_card)
+        server.routes.get("/stiv/plan")(_plan)
+        server.routes.get("/stiv/picture")(_picture)
 
 
 async def _card(request: web.Request) -> web.Response:
@@ -32,6 +46,47 @@ async def _card(request: web.Request) -> web.Response:
     query = request.query
     folder, name = query.get("folder", ""), query.get("name", "")
     return await _answer(lambda: card_of(folder[:MAX_NAME], name[:MAX_NAME]))
+
+
+async def _plan(request: web.Request) -> web.Response:
+    """?node=STIVLongVideoPlan&inputs=…: what a plan node would plan with these inputs.
+
+    inputs: a JSON table by the inputs' names, deflated (zlib), in base64 for URLs; plus what the
+    node would learn from what is wired to it, see `stiv.plan_view`.
+    """
+    query = request.query
+    node, packed = query.get("node", ""), query.get("inputs", "")
+    return await _answer(lambda: _planned(node[:MAX_NAME], packed))
+
+
+_one_at_a_time = threading.Lock()  # a browser that asks often must not slow a run
+
+
+@lru_cache(maxsize=32)
+def _planned(node: str, packed: str) -> dict[str, Any]:
+    inputs = parse_json(_unpacked(packed), max_items=MAX_ITEMS)
+    if not isinstance(inputs, dict):
+        raise ValueError(f"inputs are {quote(inputs)}: expected a table by the inputs' names")
+    with _one_at_a_time:
+        return plan_view(plan_of_inputs(node, inputs))
+
+
+def _unpacked(packed: str) -> str:
+    unpack = zlib.decompressobj()
+    try:
+        data = unpack.decompress(base64.urlsafe_b64decode(packed + "=="), MAX_INPUTS)
+        text = data.decode()
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise ValueError(f"inputs cannot be unpacked: {error}") from None
+    if unpack.unconsumed_tail or not unpack.eof:
+        raise ValueError(f"inputs are incomplete, or longer than {MAX_INPUTS:,} bytes")
+    return text
+
+
+async def _picture(request: web.Request) -> web.Response:
+    """?file=…: SHA-256 and number of frames of a picture or clip in the input folder."""
+    file = request.query.get("file", "")
+    return await _answer(lambda: describe(file[:MAX_NAME]))
 
 
 async def _answer(work: Callable[[], Any]) -> web.Response:

@@ -22,8 +22,10 @@ from ..frames import fit_picture
 from .colours import match_colours
 from .film import Film, finish
 from .fingerprint import fingerprint, vae_fingerprint
+from .panel import pictures_to_json, tell_run
 from .pieces import Piece, eight_bit, encode_piece
 from .segments import LongVideo, SegmentHandle, chain, segment_store
+from .thumbnails import from_tensors, moments, thumbnail, to_tensors
 from .vae import decode_frames, encode_pictures
 
 VERSION = 1
@@ -162,6 +164,7 @@ def write_stretch(
     key = _piece_key(part, index, look, vae, video, segments)
     film = FilmHandle(key, part, tuple(segments), before, identity)
     grow(film, look, vae, video)
+    tell_run("pictures", lambda: {"pictures": pictures_to_json(_thumbnails(film))})
     return film
 
 
@@ -210,6 +213,12 @@ def finished(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) ->
         with contextlib.suppress(PermissionError):  # it plays somewhere, and the system minds
             Film(film.path).remove()
         return target
+
+
+def _thumbnails(film: FilmHandle) -> dict[str, bytes]:
+    """Of the segments in its last stretch, by their names."""
+    tensors = segment_store().get(_statistics_key(film.key)) or {}
+    return {film.segments[slot].name: data for slot, data in from_tensors(tensors).items()}
 
 
 def all_frames(film: FilmHandle, look: Look, vae: Any, video: LongVideo | None) -> Tensor:
@@ -326,9 +335,15 @@ def _piece(
         return Piece.from_bytes(found.read_bytes(), start, count)
     numbers: list[FrameStatistics] = []
     ends: list[Tensor] = []
+    shown = moments([slot for slot, _ in film.part.sources])
+    thumbnails: dict[int, bytes] = {}
 
     def measured() -> Iterator[Tensor]:
+        at = 0
         for batch in pixels(film.part, look, vae, video, film.segments, store):
+            for index in shown.keys() & set(range(at, at + len(batch))):
+                thumbnails[shown[index]] = thumbnail(batch[index - at])
+            at += len(batch)
             numbers.append(frame_statistics(batch, ends[-1] if ends else None))
             ends[1:] = [batch[-1]] if ends else [batch[0], batch[-1]]
             yield batch
@@ -337,6 +352,7 @@ def _piece(
     joined = join_statistics(numbers)
     tensors = {"colour": joined.colour, "motion": joined.motion}
     tensors |= {"first": eight_bit(ends[0]), "last": eight_bit(ends[-1])}
+    tensors |= to_tensors(thumbnails)
     store.put(_statistics_key(film.key), tensors, {"name": "statistics"})
     store.put_file(film.key, ".mp4", piece.to_bytes())
     return piece
