@@ -4,7 +4,7 @@ PYTHON ?= python3
 RUN := $(PYTHON) scripts/prepare.py run
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare demo test lint format bench score thumbnails locales
+.PHONY: help prepare demo test lint format bench score thumbnails pictures locales
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
@@ -34,6 +34,9 @@ score:  ## score the bundled nano checkpoint; the last line is JSON
 
 thumbnails:  ## make the workflows' thumbnails from what they render
 	@$(RUN) -m scripts.thumbnails
+
+pictures:  ## draw the nodes for their help pages, in ComfyUI's front end
+	@$(RUN) -m scripts.pictures
 
 locales:  ## write the English words of locales/ and say what the translations lack
 	@$(RUN) -m scripts.locales

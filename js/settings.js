@@ -17,8 +17,9 @@ const ACTIONS = {
 
 app.registerExtension({
   name: "STIV.Settings",
-  settings: settings.map((setting) => ({
+  settings: settings.map((setting, index) => ({
     ...setting,
+    sortOrder: settings.length - index,
     category: ["STIV", "Appearance", setting.id],
     onChange: ON_CHANGE[setting.id],
   })),

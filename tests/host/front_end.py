@@ -129,14 +129,18 @@ def _without_the_pack(route: Route) -> None:
 
 
 @contextmanager
-def front_ends(server: ComfyServer, chromium: str) -> Iterator[Callable[[], FrontEnd]]:
+def front_ends(
+    server: ComfyServer, chromium: str, *, sharpness: float = 1
+) -> Iterator[Callable[[], FrontEnd]]:
     """A browser; each call gives a page that shares nothing with the others. All are closed at the
-    end."""
+    end. `sharpness` is pixels of the screen per pixel of a page."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
+            size = {"width": 1600, "height": 900}
             yield lambda: FrontEnd(
-                browser.new_context(viewport={"width": 1600, "height": 900}).new_page(), server
+                browser.new_context(viewport=size, device_scale_factor=sharpness).new_page(),
+                server,
             )
         finally:
             browser.close()
