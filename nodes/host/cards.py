@@ -29,7 +29,7 @@ def card_of(folder: str, name: str) -> dict[str, Any]:
     Raises ValueError for another folder, FileNotFoundError for a name that the loaders do not
     offer, ValueError naming the file for one that is no STIV model, OSError where the disk fails.
     """
-    path = _path(folder, name)
+    path = path_of(folder, name)
     status = os.stat(path)
     try:
         card = _read(path, status.st_mtime_ns, status.st_size)
@@ -38,7 +38,11 @@ def card_of(folder: str, name: str) -> dict[str, Any]:
     return {"folder": folder, "name": name, **card}
 
 
-def _path(folder: str, name: str) -> str:
+def path_of(folder: str, name: str) -> str:
+    """Where a file lies that the loaders offer.
+
+    Raises ValueError for another folder, FileNotFoundError for a name that they do not offer.
+    """
     if folder not in FOLDERS:
         raise ValueError(f"folder is {quote(folder)}: expected {' or '.join(FOLDERS)}")
     if folder == "checkpoints" and name == BUNDLED:

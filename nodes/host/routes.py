@@ -20,6 +20,7 @@ from ...stiv.prompts import quote
 from ..plan import plan_of_inputs
 from .cards import card_of
 from .pictures import describe
+from .verify import verification_of
 
 MAX_NAME = 1024  # characters
 MAX_INPUTS = 100_000  # bytes of JSON, unpacked
@@ -37,6 +38,7 @@ def add_routes() -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.routes.get("/stiv/card")(_card)
+        server.routes.get("/stiv/verify")(_verify)
         server.routes.get("/stiv/plan")(_plan)
         server.routes.get("/stiv/picture")(_picture)
 
@@ -46,6 +48,16 @@ async def _card(request: web.Request) -> web.Response:
     query = request.query
     folder, name = query.get("folder", ""), query.get("name", "")
     return await _answer(lambda: card_of(folder[:MAX_NAME], name[:MAX_NAME]))
+
+
+async def _verify(request: web.Request) -> web.Response:
+    """?folder=…&name=…, as for /stiv/card: whether the file's tensors are those of its card.
+
+    Answers at once how far it is; ask again while its state is "running".
+    """
+    query = request.query
+    folder, name = query.get("folder", ""), query.get("name", "")
+    return await _answer(lambda: verification_of(folder[:MAX_NAME], name[:MAX_NAME]))
 
 
 async def _plan(request: web.Request) -> web.Response:
