@@ -122,6 +122,7 @@ function drawSquare({ square, handle, usual }, state, span) {
 
 function valueText({ text, image, separate }) {
   const number = (value) => (value === null ? "–" : String(Math.round(value * 100) / 100));
+  if (!separate && text === null) return say("guidance.joint_unknown");
   if (!separate) return say("guidance.joint", { text: number(text) });
   return say("guidance.both", { text: number(text), image: number(image) });
 }

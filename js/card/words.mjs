@@ -11,6 +11,7 @@ export const words = {
   "card.trained": "trained for",
   "card.not_stated": "not stated",
   "card.size": "{width} × {height}, {frames} frames",
+  "card.picture": "{width} × {height}",
   "card.text": "text encoder",
   "card.vae": "VAE",
   "card.inside": "in the file",

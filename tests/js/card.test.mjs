@@ -3,6 +3,7 @@ import { test } from "node:test";
 
 import { asksOf } from "../../js/card/asks.mjs";
 import { doubts, spans } from "../../js/card/doubts.mjs";
+import { byTask, count } from "../../js/card/summary.mjs";
 import { positionsOf, tasksOf } from "../../js/card/tasks.mjs";
 import { graphOf } from "./graphs.mjs";
 
@@ -141,4 +142,18 @@ test("a task, size or length outside the card is doubted, with what was trained"
 
 test("ranges for people", () => {
   assert.equal(spans([[64, 64], undefined, [256, 512], [64, 64]]), "64, 256–512");
+});
+
+test("tasks of one size stand together", () => {
+  const range = [64, 64];
+  const rows = ["t2v", "ti2v", "t2v"].map((task) => row(task, range, [16, 16]));
+  assert.deepEqual(byTask([row("t2i", range, [1, 1]), ...rows, { task: "odd" }]), [
+    { width: "64", height: "64", frames: "1", tasks: ["t2i"] },
+    { width: "64", height: "64", frames: "16", tasks: ["t2v", "ti2v"] },
+    { width: "?", height: "?", frames: "?", tasks: ["odd"] },
+  ]);
+});
+
+test("numbers of parameters", () => {
+  assert.deepEqual([12, 4321, 5341664, 604e6, 8.7e9].map(count), ["12", "4.3 K", "5.3 M", "604 M", "8.7 B"]);
 });
