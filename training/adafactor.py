@@ -6,8 +6,9 @@ learning rate, momentum without debiasing. Convolutions are matrices of their ou
 keep their whole second moment.
 
 A parameter may be plain or sharded by FSDP2. Rows are then local; column sums and the update's
-norm are summed over the processes that share the rows, in two collectives a step. Matrices are
-worked through a tile of rows at a time, so that temporaries stay small whatever the model.
+norm are summed over the processes that share the rows, in two collectives a step. Large matrices
+are worked through a tile of rows at a time, so that temporaries stay small whatever the model;
+small ones of the same shape together, as otherwise starting their kernels would be most of a step.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Precision = Literal["fp32", "bf16"]
 
 _TINY = 1e-30
 # Numbers in a tile: about half of a core's share of the cache, or enough to fill a GPU.
-_TILE = defaultdict(lambda: 1 << 22, cpu=1 << 18)
+_TILE = defaultdict(lambda: 1 << 24, cpu=1 << 18)
 
 
 class AdaFactor(Optimizer):
@@ -98,7 +99,10 @@ class AdaFactor(Optimizer):
             for parameter in group["params"]
             if parameter.grad is not None
         ]
-        for together in _batches(tasks):
+        alike, others = _alike(tasks)
+        for together in alike:
+            _update_stacked(together)
+        for together in _batches(others):
             _update(together)
         return loss
 
@@ -197,6 +201,25 @@ def _decay(mode: Beta2Mode, beta2: float, step: int) -> float:
     return beta2
 
 
+def _alike(tasks: list[_Task]) -> tuple[list[list[_Task]], list[_Task]]:
+    """Whole matrices that fill a tile together, and all others."""
+    stacks: dict[Any, list[list[_Task]]] = {}
+    others = []
+    for task in tasks:
+        room = _TILE[task.value.device.type] // max(1, task.value.numel())
+        if task.columns is None or task.ranks is not None or room < 2:
+            others.append(task)
+            continue
+        parts = (task.value, task.gradient, task.momentum)
+        kinds = (*(part.dtype for part in parts), task.value.device)
+        key = (*task.value.shape, *kinds, task.decay, id(task.group))
+        found = stacks.setdefault(key, [[]])
+        if len(found[-1]) == room:
+            found.append([])
+        found[-1].append(task)
+    return [stack for found in stacks.values() for stack in found], others
+
+
 def _batches(tasks: list[_Task]) -> Iterator[list[_Task]]:
     """What is updated together: all that is sharded over the same processes (their sums travel
     together), all plain vectors (one kernel for many), plain matrices one by one (in cache)."""
@@ -230,6 +253,33 @@ def _update(tasks: list[_Task]) -> None:
         _apply_to_matrix(task, scale, scratch)
     if vectors:
         _apply_to_vectors(vectors, updates, list(scales[len(matrices) :]))
+
+
+def _update_stacked(tasks: list[_Task]) -> None:
+    """`_update` of n whole matrices of one shape as one (n, R, C): a kernel does all of them."""
+    group, new = tasks[0].group, 1 - tasks[0].decay
+    rows, columns = (
+        torch.stack(part) for part in ([t.rows for t in tasks], [t.columns for t in tasks])
+    )
+    gradient = torch.stack([task.gradient for task in tasks]).to(rows.dtype)
+    square = gradient.square()
+    rows.lerp_(square.mean(2, keepdim=True).add_(_TINY), new)
+    columns.lerp_(square.mean(1, keepdim=True).add_(_TINY), new)
+    tiny = torch.finfo(rows.dtype).tiny
+    row_factors = (rows / columns.mean(2, keepdim=True)).clamp_(min=tiny).rsqrt_()
+    update = gradient.mul_(row_factors).mul_(columns.clamp(min=tiny).rsqrt_())
+    size = torch.mul(update, update, out=square).mean((1, 2), keepdim=True).sqrt_()
+    update.mul_(group["lr"] / (size / group["clip"]).clamp_(min=1.0))
+    momentum = torch.stack([task.momentum for task in tasks]).to(rows.dtype)
+    momentum.lerp_(update, 1 - group["betas"][0])
+
+    values = [task.value for task in tasks]
+    if _shrink(tasks[0]) != 1:
+        torch._foreach_mul_(values, _shrink(tasks[0]))
+    torch._foreach_sub_(values, list(momentum.unbind()))
+    for name, stacked in (("momentum", momentum), ("rows", rows), ("columns", columns)):
+        kept = [getattr(task, name) for task in tasks]
+        torch._foreach_copy_(kept, list(stacked.unbind()))
 
 
 def _scratch(matrices: list[_Task]) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from ...estimate import Grid, flops
 from ...export import export
 from ...files import atomic
 from ...loop import Diverged, Trainer
+from ...networks import best_device
 from ...options import BUNDLED
 from ...sampling import latent_shape
 from ...section import read_yaml
@@ -230,7 +231,7 @@ def prepare_set(cache: Path, found: SetSection) -> Path:
         if done.exists():
             return folder
         log.info("encoding %d clips of %d px: %s", found.clips, found.size, folder)
-        vae = open_vae(BUNDLED, frames_at_once=256)
+        vae = open_vae(BUNDLED, device=best_device(), frames_at_once=256)
         sizes = {"frames": found.frames, "size": found.size}
         write_stats(folder, encode_clips(vae, folder, "train", found.clips, **sizes))
         if found.gaps:

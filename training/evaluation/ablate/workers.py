@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -52,7 +56,8 @@ def work_ahead(
 
 
 def jobs_of(planners: Sequence[Planner], only: Sequence[str] | None = None) -> list[Job]:
-    """Every run once: first those that start from nothing, so that nobody waits for them long."""
+    """Every run once: seed by seed, so that what is done early compares all arms; of a seed first
+    those that start from nothing, so that nobody waits for them long."""
     runs: dict[Path, Run] = {}
     looks: dict[Path, list[tuple[Planner, str]]] = {}
     for planner in planners:
@@ -69,7 +74,7 @@ def jobs_of(planners: Sequence[Planner], only: Sequence[str] | None = None) -> l
                     runs.setdefault(place, run)
                 looks.setdefault(key, []).append((planner, arm))
     jobs = [Job(run, tuple(looks.get(key, ()))) for key, run in runs.items()]
-    return sorted(jobs, key=lambda job: bool(job.run.parents))
+    return sorted(jobs, key=lambda job: (job.run.seed, bool(job.run.parents)))
 
 
 def carry_out_job(job: Job) -> bool:
@@ -103,5 +108,14 @@ def _all(pool: ProcessPoolExecutor, calls: Sequence[partial]) -> list:
 def _prepare(threads: int, level: int) -> None:
     import torch
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     logging.basicConfig(level=level, format="%(asctime)s %(process)d %(message)s")
+
+
+def _end_with_parent() -> None:
+    """Without its parent nobody could stop a worker: it saves its run and ends."""
+    multiprocessing.parent_process().join()
+    while True:  # the first one is the trainer's, which saves
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
