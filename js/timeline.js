@@ -6,7 +6,7 @@ import { api } from "../../scripts/api.js";
 import { addPanel, isWired, onNode, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
 import { Timeline } from "./timeline/widget.mjs";
 
-const SIZE = { minHeight: 208, minWidth: 480 };
+const SIZE = { minHeight: 232, minWidth: 480 };
 
 app.registerExtension({
   name: "STIV.Timeline",

@@ -100,7 +100,8 @@ function smallest(source) {
   return "";
 }
 
-async function firstFrame(url) {
+/** The first frame of a video that the server shows. */
+export async function firstFrame(url) {
   const video = document.createElement("video");
   video.muted = true;
   video.preload = "auto";

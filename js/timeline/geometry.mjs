@@ -8,7 +8,7 @@
  */
 
 export const CARD = 34; // a picture is drawn at least that wide, to be seen and grasped
-export const UNIT = { most: 120, comfortable: 22 };
+export const UNIT = { most: 120, comfortable: 10 };
 
 const EDGE = 28; // from here to an end of the strip, dragging scrolls
 const LABEL = 46; // room for a number

@@ -25,6 +25,7 @@ function film({ view, height, shown }) {
  * @param {number} scene.cursor the chosen frame
  * @param {number | null} scene.hover the frame below the pointer
  * @param {Card | null} scene.held what is dragged, drawn above all else
+ * @param {boolean} scene.inviting whether the chosen frame may get a picture
  * @param {Record<string, string>} scene.colours
  *
  * @typedef {object} Card
@@ -65,7 +66,7 @@ function paintFilm(ctx, scene) {
   paintLines(ctx, view, shown, top, high, colours);
   if (hover !== null && hover < frames) column(ctx, view, hover, top, high, colours.hover);
   column(ctx, view, cursor, top, high, colours.chosen);
-  if (!cards.some((it) => it.chosen) && view.unit >= 14) plus(ctx, view, cursor, top, high, colours);
+  if (scene.inviting && !cards.some((it) => it.chosen) && view.unit >= 14) plus(ctx, view, cursor, top, high, colours);
   ctx.restore();
   ctx.strokeStyle = colours.line;
   ctx.lineWidth = 1;
@@ -154,8 +155,7 @@ function paintCard(ctx, scene, it) {
   ctx.save();
   ctx.clip();
   const faded = it.state === "missing" || it.state === "pending";
-  if (it.picture) cover(ctx, it.picture, x, y, it.count > 1 ? Math.min(width, tall * 1.6) : width,
-    tall, faded ? 0.35 : 1);
+  paintPicture(ctx, it, x, y, width, tall, faded ? 0.35 : 1);
   if (it.count > 1) paintRun(ctx, it, x, y, width, tall, colours);
   if (!it.picture || faded) paintName(ctx, it, x, y, width, tall, colours);
   ctx.restore();
@@ -163,6 +163,15 @@ function paintCard(ctx, scene, it) {
   if (it.pinned) paintPin(ctx, x + width, y, tall, colours);
   ctx.restore();
   if (it.chosen || it.state === "held") paintFoot(ctx, view, it, top + high, colours);
+}
+
+/** A clip shows its first frame, and fainter again and again as far as it goes. */
+function paintPicture(ctx, { picture, count }, x, y, width, tall, alpha) {
+  if (!picture) return;
+  const each = count > 1 ? Math.min(width, tall * Math.max(0.8, picture.width / picture.height)) : width;
+  for (let at = 0; at < width; at += each) {
+    cover(ctx, picture, x + at, y, each, tall, at ? alpha * 0.35 : alpha);
+  }
 }
 
 function paintBorder(ctx, it, x, y, width, tall, colours) {

@@ -1,6 +1,6 @@
 /** What the strip shows of its files, and whether the server has them: asked for when needed. */
 
-import { ask, isPicture, viewPath } from "./files.mjs";
+import { ask, firstFrame, isPicture, viewPath } from "./files.mjs";
 
 const SIDE = 160; // pixels that a picture is kept with: enough for the strip at twice its size
 const AT_ONCE = 3;
@@ -53,16 +53,20 @@ export class Pictures {
   of(item) {
     const thumb = this.thumbOf(item.thumb);
     const seen = this.seen.get(item.file);
-    if (!seen?.sha256 || this.stateOf(item) || !isPicture(item.file)) return thumb;
+    if (!seen?.sha256 || this.stateOf(item)) return thumb;
     const key = `${seen.sha256} ${item.file}`;
     if (!this.bitmaps.has(key)) {
       this.bitmaps.set(key, null);
-      this.enqueue(async () => {
-        const answer = await this.api.fetchApi(viewPath(item.file));
-        if (answer.ok) this.bitmaps.set(key, await shrunk(await answer.blob()));
-      });
+      this.enqueue(async () => this.bitmaps.set(key, await this.load(item.file)));
     }
     return this.bitmaps.get(key) ?? thumb;
+  }
+
+  /** A picture, or the first frame of a clip. */
+  async load(file) {
+    if (!isPicture(file)) return shrunk(await firstFrame(this.api.apiURL(viewPath(file))));
+    const answer = await this.api.fetchApi(viewPath(file));
+    return answer.ok ? shrunk(await createImageBitmap(await answer.blob())) : null;
   }
 
   thumbOf(url) {
@@ -103,8 +107,7 @@ export class Pictures {
   }
 }
 
-async function shrunk(blob) {
-  const whole = await createImageBitmap(blob);
+async function shrunk(whole) {
   const scale = Math.min(1, SIDE / Math.min(whole.width, whole.height));
   if (scale === 1) return whole;
   const small = await createImageBitmap(whole, {

@@ -4,7 +4,7 @@ import { onFrame } from "../lib/dom.mjs";
 import { from } from "../lib/words.mjs";
 import { addFiles } from "./adding.mjs";
 import { build, showChosen, showMessages } from "./elements.mjs";
-import { clamped, resized, shownFrames, showing, startView, zoomed } from "./geometry.mjs";
+import { clamped, isWhole, resized, shownFrames, showing, startView, zoomed } from "./geometry.mjs";
 import { onKey } from "./keys.mjs";
 import { paint } from "./paint.mjs";
 import { Pictures } from "./pictures.mjs";
@@ -89,13 +89,15 @@ export class Timeline {
     const { text, frames } = { text: this.host.text(), frames: this.host.frames() };
     if (text === this.text && frames === this.frames) return this.changed();
     const before = this.chosen;
+    const wasWhole = this.view && isWhole(this.view, this.shown());
     Object.assign(this, { text, frames, held: null }, state.read(text));
     this.cursor = Math.min(this.cursor, frames - 1);
     this.chosen = before && this.items.find((it) => isSame(it, before, frames));
     this.chosen ??= state.itemAt(this.items, this.cursor, frames);
     this.troubles = state.troubles(this.items, frames);
     this.pictures.check(this.items);
-    if (this.view) this.view = clamped(this.view, this.shown());
+    if (wasWhole) this.view = startView(this.view.width, this.shown());
+    else if (this.view) this.view = clamped(this.view, this.shown());
     this.changed();
   }
 
@@ -301,7 +303,7 @@ export class Timeline {
   recall(width, shown) {
     this.view = startView(width, shown);
     const look = looks.get(this.host.key());
-    if (!look) return;
+    if (look?.frames !== this.frames) return;
     this.snap = look.snap;
     this.view = clamped({ width, unit: look.unit, scroll: look.scroll }, shown);
     this.goTo(look.cursor);
@@ -313,7 +315,8 @@ export class Timeline {
   remember() {
     const { unit, scroll } = this.view;
     this.key = this.host.key(); // a node that is gone has none any more
-    looks.set(this.key, { cursor: this.cursor, snap: this.snap, unit, scroll });
+    const { cursor, snap, frames } = this;
+    looks.set(this.key, { cursor, snap, frames, unit, scroll });
   }
 
   setView(view) {
@@ -366,6 +369,7 @@ export class Timeline {
       shown: this.shown(),
       cards: this.cards().filter(stays),
       held: isMoving ? { ...this.card(held.item, held.at), state: "held", pinned: false } : null,
+      inviting: !this.isLocked(),
       colours: parts.colours(),
     });
   }

@@ -68,14 +68,13 @@ export const words = {
   "timeline.unreadable": "{name} was uploaded but cannot be used: {error}",
 
   "timeline.beyond":
-    "{count} on this timeline beyond the last frame, {last}: move or remove what is hatched, or " +
-    "make the video longer.",
-  "timeline.double": "{count} on this timeline share a frame: move or remove one of them.",
+    "{count} beyond the last frame, {last}: move or remove what is hatched, or make the video longer.",
+  "timeline.double": "{count} share a frame: move or remove one of them.",
   "timeline.missing":
-    "Missing from ComfyUI's input folder: {names}. Put the files there, or place others.",
+    "Missing from ComfyUI's input folder: {names}. Put the files there or place others.",
   "timeline.changed":
-    "Not the files that were placed here: {names}. Put the right ones into ComfyUI's input " +
-    "folder, or place these anew.",
+    "No longer what was placed here: {names}. Put the right files into ComfyUI's input folder, or " +
+    "place these anew.",
   "timeline.and_more": "{names} and {count} more",
 
   "timeline.unread": "This timeline cannot be shown; its text is kept as it is. {problem}",

@@ -58,7 +58,7 @@ def describe(file: str) -> dict[str, Any]:
         raise ValueError(f"{quote(file)} has {size:,} bytes: at most {_MAX_BYTES:,} can be placed")
     try:
         return {"sha256": sha256(path), "frames": _count(path)}
-    except (av.error.FFmpegError, ValueError) as error:
+    except (av.error.FFmpegError, ValueError, OSError) as error:
         raise ValueError(f"{quote(file)} cannot be read as a picture or clip: {error}") from None
 
 
