@@ -1,6 +1,6 @@
 """What a run tells the plan panel in the browser that started it: events, never an obstacle.
 
-`stiv.plan`        {node, plan}: the plan that a plan node made.
+`stiv.plan`        {node, plan, prompt}: the plan that a plan node made.
 `stiv.long_video`  {node, run, kind, …} of a STIV Long Video:
     start     plan, prompt, kept, memory, disk
     check     the same and seconds, of a dry run
@@ -8,8 +8,8 @@
     pictures  pictures: a JPEG as a data URL by the segment's name
     end       made, seconds, seams
 
-`prompt` holds the nodes that the run took the video from, as the browser sent them, so that it can
-tell later what was changed since. Nothing is worked out or sent where no browser listens.
+`prompt` holds the node and all that it depends on, as the browser sent them, so that it can tell
+later what was changed since. Nothing is worked out or sent where no browser listens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_PROMPT = 200_000  # characters; a larger one is left out, and nothing is kno
 
 def tell_plan(plan: Plan) -> None:
     """The plan that the running node made."""
-    _send(PLAN, lambda: {"plan": plan_view(plan)})
+    _send(PLAN, lambda: {"plan": plan_view(plan), "prompt": source_prompt()})
 
 
 def tell_run(kind: str, work: Callable[[], Mapping[str, Any]]) -> None:

@@ -1,0 +1,277 @@
+/** The plan panel of the long-video nodes: what will be made, before and while it is. */
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+
+import { addPanel, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
+import { from } from "./lib/words.mjs";
+import { Memory } from "./plan/memory.mjs";
+import { MAKER, PLANNERS, dryRun, plannerOf, setupOf } from "./plan/prompt.mjs";
+import { rowsOf, totalsOf } from "./plan/rows.mjs";
+import { Run, remember } from "./plan/run.mjs";
+import { randomSeed, withSeed, withoutSeed } from "./plan/seeds.mjs";
+import { PlanSource } from "./plan/source.mjs";
+import { planView } from "./plan/view.mjs";
+import { words } from "./plan/words.mjs";
+
+const say = from(words);
+const STORED = "stiv.plan";
+const PAUSE_MS = 250; // while somebody types
+const HISTORY_MS = 500; // after a run, until the host has written it down
+
+const panels = new Set();
+const runs = new Map(); // {run, setup} by the id of STIV Long Video
+const source = new PlanSource((path) => api.fetchApi(path));
+const memory = Memory.load(stored());
+
+app.registerExtension({
+  name: "STIV.Plan",
+  setup() {
+    listen("stiv.plan", (event) => source.told(event));
+    listen("stiv.long_video", told);
+    listen("execution_cached", ({ prompt_id: id, nodes }) => nothingToDo(id, nodes ?? []));
+    listen("progress_state", ({ prompt_id: id, nodes }) => progressed(id, nodes));
+    listen("execution_success", ({ prompt_id: id }) => over(id, (run) => run.finish()));
+    for (const name of ["execution_error", "execution_interrupted"]) {
+      listen(name, ({ prompt_id: id }) => over(id, (run) => run.stop()));
+    }
+    api.addEventListener("graphChanged", refreshSoon);
+  },
+  nodeCreated(node) {
+    if (node.comfyClass === MAKER || PLANNERS.includes(node.comfyClass)) new Panel(node);
+  },
+});
+
+/** One node's panel. */
+class Panel {
+  #of = { plan: null, note: say("plan.reading") }; // what the graph says
+  #checking = null;
+
+  constructor(node) {
+    this.node = node;
+    this.plain = node.comfyClass !== MAKER;
+    const actions = {
+      lock: (item) => this.#setSeed(item.segment, item.locked ? null : item.segment.seed),
+      reroll: (item) => this.#setSeed(item.segment, randomSeed()),
+      check: () => this.#check(),
+    };
+    this.view = planView(actions, { plain: this.plain });
+    panels.add(this);
+    addPanel(node, "stiv_plan", this.view.element, {
+      minHeight: this.plain ? 170 : 230,
+      minWidth: 320,
+      onRemove: () => panels.delete(this),
+    });
+    onValues(node, (node.widgets ?? []).map((widget) => widget.name), refreshSoon);
+    this.draw();
+    refreshSoon();
+  }
+
+  /** The id of STIV Long Video in a prompt, if this is its panel. */
+  get maker() {
+    return this.plain ? null : this.#of.id;
+  }
+
+  /** See what the prompt of the open graph says of this node, and draw it. */
+  async look(prompt) {
+    const id = Object.keys(prompt).find((each) => nodeOf(each) === this.node);
+    const planner = id && (this.plain ? id : plannerOf(prompt, id));
+    const of = { id, planner, setup: null, plan: null, note: "" };
+    if (!id) of.note = say("plan.off");
+    else if (!planner) Object.assign(of, this.#foreignPlan(prompt, id));
+    else {
+      const { plan, note, values, text, isError } = await source.find(prompt, planner);
+      Object.assign(of, { plan, isError, note: note ? say(note, values) : (text ?? "") });
+      of.setup = this.plain ? null : setupOf(prompt, id);
+      of.seeds = prompt[planner].inputs.seeds;
+      of.settings = prompt[id].inputs;
+    }
+    this.#of = of;
+    this.draw();
+  }
+
+  #foreignPlan(prompt, id) {
+    const connected = prompt[id].inputs.plan !== undefined;
+    return { plan: runs.get(id)?.run.plan ?? null, note: say(connected ? "plan.other" : "plan.none") };
+  }
+
+  draw() {
+    const { plan, setup, settings = {}, isError } = this.#of;
+    const model = { plan, note: this.#of.note, isError, checking: this.#checking !== null };
+    model.editable = typeof this.#of.seeds === "string";
+    model.canCheck = Boolean(this.#of.id && settings.plan);
+    if (plan) {
+      const { run, setup: runSetup } = runs.get(this.#of.id) ?? {};
+      const sameRun = run && runSetup === setup ? run : null;
+      const known = { plain: this.plain, seeds: this.#of.seeds, setup, memory, run: sameRun };
+      model.rows = rowsOf(plan, known);
+      model.totals = totalsOf(plan, model.rows, { setup, memory, ...settings });
+      model.run = sameRun;
+      model.note ||= this.#remark(plan, sameRun, model.totals);
+    }
+    this.view.show(model);
+  }
+
+  #remark(plan, run, totals) {
+    if (plan.segments.length < plan.total) {
+      return say("plan.more", { count: plan.segments.length });
+    }
+    if (this.plain || run?.active) return "";
+    if (run?.stopped) return say("plan.stopped");
+    if (totals.toMake !== null || !plan.total) return "";
+    return say(runs.has(this.#of.id) ? "plan.changed" : "plan.unknown");
+  }
+
+  #setSeed(segment, seed) {
+    const node = nodeOf(this.#of.planner);
+    const widget = node && widgetOf(node, "seeds");
+    if (!widget) return;
+    const text = String(widget.value ?? "");
+    const next = seed === null ? withoutSeed(text, segment.place) : withSeed(text, segment.place, seed);
+    setWidget(node, "seeds", next);
+    app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+    refresh();
+  }
+
+  async #check() {
+    this.#checking = "asked";
+    this.draw();
+    try {
+      const { output, workflow } = await app.graphToPrompt();
+      const answer = await api.queuePrompt(0, { output: dryRun(output, this.#of.id), workflow });
+      this.#checking = answer.prompt_id;
+    } catch (error) {
+      this.#checking = null;
+      this.#of = { ...this.#of, note: say("plan.failed", { why: error.message }), isError: true };
+    }
+    this.draw();
+  }
+
+  /** A prompt is over, the dry run perhaps. */
+  over(promptId) {
+    if (this.#checking === promptId) this.#checking = null;
+  }
+}
+
+/** What a run of STIV Long Video tells. */
+function told(event) {
+  if (event.kind === "start" || event.kind === "check") {
+    source.toldByMaker(event);
+    const setup = event.prompt ? setupOf(event.prompt, event.node) : null;
+    const run = new Run(event);
+    if (event.kind === "start") runs.set(event.node, { run, setup });
+    remember(memory, setup, run, event);
+    refreshSoon();
+  } else {
+    const { run, setup } = runs.get(event.node) ?? {};
+    if (run?.id !== event.run) return;
+    if (event.kind === "segment") run.segment(event);
+    if (event.kind === "end") run.end(event);
+    remember(memory, setup, run, event);
+  }
+  if (event.kind === "end" || event.kind === "check") store();
+}
+
+/** The host had the whole video of some nodes in its cache, so none of them tells anything: all of
+ * its segments are there. */
+function nothingToDo(promptId, cached) {
+  const makers = [...panels].map((panel) => panel.maker).filter((id) => cached.includes(id));
+  if (makers.length) setTimeout(() => rememberAll(promptId, makers), HISTORY_MS);
+}
+
+async function rememberAll(promptId, makers) {
+  try {
+    const history = await (await api.fetchApi(`/history/${promptId}`)).json();
+    const { prompt, status } = history[promptId] ?? {};
+    if (status?.status_str !== "success") return;
+    for (const id of makers) {
+      const planner = plannerOf(prompt[2], id);
+      if (!planner || prompt[2][id].inputs.dry_run) continue;
+      const { plan, note } = await source.find(prompt[2], planner);
+      if (!plan || note) continue;
+      for (const row of plan.segments) memory.keep(setupOf(prompt[2], id), row.content);
+    }
+    store();
+    drawSoon();
+  } catch (error) {
+    console.warn("STIV: what the last run kept is not known:", error);
+  }
+}
+
+function progressed(promptId, nodes) {
+  for (const [maker, { run }] of runs) {
+    if (run.id !== promptId || !run.active) continue;
+    run.progressed(
+      Object.fromEntries(Object.entries(nodes).filter(([, node]) => node.real_node_id === maker)),
+    );
+  }
+}
+
+function over(promptId, act) {
+  for (const { run } of runs.values()) if (run.id === promptId) act(run);
+  for (const panel of panels) panel.over(promptId);
+  store();
+}
+
+/** An event of the server, and then every panel drawn anew, once a frame. */
+function listen(name, act) {
+  api.addEventListener(name, ({ detail }) => {
+    if (!detail) return;
+    try {
+      act(detail);
+    } catch (error) {
+      console.warn(`STIV: ${name} was not understood:`, error);
+    }
+    drawSoon();
+  });
+}
+
+let frame = 0;
+function drawSoon() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    for (const panel of panels) panel.draw();
+  });
+}
+
+let timer = 0;
+function refreshSoon() {
+  clearTimeout(timer);
+  if (panels.size) timer = setTimeout(refresh, PAUSE_MS);
+}
+
+let latest = 0;
+async function refresh() {
+  clearTimeout(timer);
+  const number = ++latest;
+  try {
+    const { output } = await app.graphToPrompt();
+    if (number === latest) await Promise.all([...panels].map((panel) => panel.look(output)));
+  } catch (error) {
+    console.warn("STIV: the plan panels could not be brought up to date:", error);
+  }
+}
+
+/** The node that an id of a prompt stands for: "7", or "3:7" for node 7 of the subgraph node 3. */
+function nodeOf(id) {
+  const path = String(id).split(":");
+  let graph = app.rootGraph ?? app.graph;
+  for (const step of path.slice(0, -1)) graph = graph?.getNodeById(step)?.subgraph;
+  return graph?.getNodeById(path.at(-1)) ?? null;
+}
+
+function stored() {
+  try {
+    return sessionStorage.getItem(STORED) ?? "";
+  } catch {
+    return ""; // a browser may forbid it
+  }
+}
+
+function store() {
+  try {
+    sessionStorage.setItem(STORED, memory.save());
+  } catch (error) {
+    console.warn("STIV: what is known of segments lasts until the page is closed:", error);
+  }
+}
