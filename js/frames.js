@@ -7,7 +7,7 @@ import { framesFor, relativeWork, reshape, shapeOf, short, sideChoices } from ".
 import { tokens, within } from "./frames/rule.mjs";
 import { words } from "./frames/words.mjs";
 import { fill, h } from "./lib/dom.mjs";
-import { addPanel, isWired, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
+import { addPanel, isWired, onValues, remember, setWidget, widgetOf } from "./lib/nodes.mjs";
 import { from } from "./lib/words.mjs";
 
 const say = from(words);
@@ -56,11 +56,13 @@ function addFrameRule(node) {
   };
   seconds.addEventListener("change", () => {
     setWidget(node, "frames", framesFor(Number(seconds.value), Number(fps.value)));
+    remember(app);
     seconds.blur();
     draw();
   });
   fps.addEventListener("change", () => {
     node.setProperty(FPS, within(fps.value, LIMITS.fps));
+    remember(app);
     fps.blur();
     draw();
   });
@@ -94,6 +96,7 @@ function sizeOf(node) {
 function setSize(node, { width, height }) {
   setWidget(node, "width", width);
   setWidget(node, "height", height);
+  remember(app);
 }
 
 function turnSize(node) {
@@ -120,7 +123,10 @@ function statusLine(node, size) {
     const use = (value) => h(
       "button",
       { type: "button", title: say("frames.use", { name: word, value }),
-        onclick: () => setWidget(node, name, value) },
+        onclick: () => {
+          setWidget(node, name, value);
+          remember(app);
+        } },
       String(value),
     );
     const text = say("frames.odd_side", { name: word, value: size[name] });

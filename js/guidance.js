@@ -6,7 +6,7 @@ import { cfgOwner } from "./guidance/owner.mjs";
 import { USUAL, moved, placeOf, spanOf, strengthsAt } from "./guidance/pad.mjs";
 import { words } from "./guidance/words.mjs";
 import { fill, h } from "./lib/dom.mjs";
-import { addPanel, isWired, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
+import { addPanel, isWired, onValues, remember, setWidget, widgetOf } from "./lib/nodes.mjs";
 import { often } from "./lib/ticker.mjs";
 import { from } from "./lib/words.mjs";
 
@@ -61,9 +61,13 @@ function addPad(node) {
     end: () => {
       span = null;
       draw();
+      remember(app);
     },
   });
-  square.addEventListener("dblclick", () => write(USUAL));
+  square.addEventListener("dblclick", () => {
+    write(USUAL);
+    remember(app);
+  });
   handle.addEventListener("keydown", (event) => {
     const state = stateOf(node);
     const change = moved(state, event.key, event.shiftKey);
@@ -72,6 +76,7 @@ function addPad(node) {
     event.stopPropagation();
     if (change) write({ ...state, [change.axis]: change.value });
   });
+  handle.addEventListener("keyup", ({ key }) => key.startsWith("Arrow") && remember(app));
 
   onValues(node, ["cfg", "mode", "image_scale"], draw);
   let shown = "";
@@ -137,7 +142,10 @@ function ownerLines(node, { owner, why, separate, imageHere }) {
   const change = h(
     "button",
     { type: "button", disabled: isWired(node, "mode"),
-      onclick: () => setWidget(node, "mode", "separate") },
+      onclick: () => {
+        setWidget(node, "mode", "separate");
+        remember(app);
+      } },
     say("guidance.separate"),
   );
   return [h("div", {}, text), change];
@@ -154,12 +162,13 @@ function onDrag(element, { start, move, end }) {
   };
   element.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
-    event.preventDefault();
     event.stopPropagation(); // nor is the node dragged
     element.setPointerCapture(event.pointerId);
     start();
     move(placeOfEvent(event));
   });
+  // focus stays on the handle
+  element.addEventListener("mousedown", (event) => event.preventDefault());
   element.addEventListener("pointermove", (event) => {
     if (element.hasPointerCapture(event.pointerId)) move(placeOfEvent(event));
   });

@@ -20,6 +20,14 @@ export function setWidget(node, name, value) {
 }
 
 /**
+ * Let the host's undo remember the graph as it is: after a gesture in a panel, of which the host
+ * sees no mouse or key events in one of the renderers.
+ */
+export function remember(app) {
+  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+}
+
+/**
  * Call `hook` after the callback that a widget has already. Errors of the hook are logged: a panel
  * must never stop the widget from working.
  */
@@ -62,7 +70,11 @@ export function addPanel(node, name, element, options = {}) {
   if (!always) panels.add(panel);
   show(panel, shown || always);
   growToFit(node, minWidth);
-  onNode(node, "onConfigure", () => growToFit(node, minWidth));
+  element.dataset.panel = name;
+  onNode(node, "onConfigure", () => {
+    growToFit(node, minWidth);
+    requestAnimationFrame(() => takePlace(node, name, element));
+  });
   const before = widget.onRemove;
   widget.onRemove = function () {
     before?.call(this);
@@ -91,6 +103,16 @@ export function showPanels(on) {
 function show({ widget, element }, on) {
   widget.hidden = !on;
   element.style.display = on ? "" : "none";
+}
+
+/**
+ * Where undo makes a node anew, Nodes 2.0 goes on showing the element of the old one: ours takes
+ * its place.
+ */
+function takePlace(node, name, element) {
+  if (element.isConnected) return;
+  const inNode = `[data-node-id="${CSS.escape(String(node.id))}"]`;
+  document.querySelector(`${inNode} [data-panel="${name}"]`)?.replaceWith(element);
 }
 
 /** A workflow saved without the panel, or by the other renderer, has a size too small for it. */
