@@ -35,6 +35,7 @@ function addTimeline(node) {
     return true;
   };
   addPanel(node, "stiv_timeline", timeline.root, { ...SIZE, always: true });
+  onNode(node, "onConfigure", () => (timeline.wasLoaded = true));
   onNode(node, "onRemoved", () => timeline.close());
 }
 

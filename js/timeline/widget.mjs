@@ -14,11 +14,12 @@ import { words } from "./words.mjs";
 
 const say = from(words);
 
-// Undoing makes the node anew; it had the focus if that left so shortly before, and gets it back.
+// Undoing makes the node anew: within that time it is looked at as before.
+const ANEW_MS = 3000;
+// It had the focus if that left so shortly before, and gets it back.
 const LEFT_MS = 500;
-const REFOCUS_MS = 3000;
 
-/** How each node's strip was looked at, for when undoing or a tab makes the node anew. */
+/** How each node's strip was looked at. */
 const looks = new Map();
 
 export class Timeline {
@@ -46,6 +47,7 @@ export class Timeline {
     this.pending = []; // `{name, at}` of files that are being uploaded
     this.trouble = ""; // what went wrong last, until the next change
     this.isGone = false;
+    this.wasLoaded = false; // from a workflow, not added by hand
     this.leftAt = 0; // when the focus went, Infinity while it is here
     this.pictures = new Pictures(host.api, () => this.changed());
     this.draw = onFrame(() => this.paint());
@@ -77,7 +79,8 @@ export class Timeline {
   close() {
     this.isGone = true;
     const look = looks.get(this.key);
-    if (look) look.closedAt = performance.now() - this.leftAt < LEFT_MS ? performance.now() : 0;
+    const now = performance.now();
+    if (look) Object.assign(look, { closedAt: now, hadFocus: now - this.leftAt < LEFT_MS });
     this.stopPointer();
     this.outside.abort();
     this.resizing.disconnect();
@@ -271,9 +274,9 @@ export class Timeline {
     }
   }
 
-  /** Whether nothing can be changed here: the text cannot be read, or comes by wire. */
+  /** Whether nothing can be changed: the text cannot be read or comes by wire, or all is over. */
   isLocked() {
-    return Boolean(this.problem) || this.host.isWired("timeline");
+    return this.isGone || Boolean(this.problem) || this.host.isWired("timeline");
   }
 
   // -- what is seen
@@ -299,17 +302,16 @@ export class Timeline {
     this.paint();
   }
 
-  /** Look at the strip as before, when the node was there before. */
+  /** Look at the strip as before, when the node was there a moment ago. */
   recall(width, shown) {
     this.view = startView(width, shown);
     const look = looks.get(this.host.key());
-    if (look?.frames !== this.frames) return;
+    const isAnew = this.wasLoaded && performance.now() - look?.closedAt < ANEW_MS;
+    if (!isAnew || look.frames !== this.frames) return;
     this.snap = look.snap;
     this.view = clamped({ width, unit: look.unit, scroll: look.scroll }, shown);
     this.goTo(look.cursor);
-    if (performance.now() - look.closedAt < REFOCUS_MS) {
-      this.parts.stage.focus({ preventScroll: true });
-    }
+    if (look.hadFocus) this.parts.stage.focus({ preventScroll: true });
   }
 
   remember() {
