@@ -32,7 +32,7 @@ bench:  ## measure speed and memory
 score:  ## score the bundled nano checkpoint; the last line is JSON
 	@$(RUN) -m training score
 
-thumbnails:  ## make the workflows' thumbnails from what they render
+thumbnails:  ## make the workflows' thumbnails and the gallery from what they render
 	@$(RUN) -m scripts.thumbnails
 
 pictures:  ## draw the nodes for their help pages, in ComfyUI's front end

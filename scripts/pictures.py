@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tests.host.front_end import FrontEnd
 
 PICTURES = ROOT / "js" / "docs" / "pictures"
+PLACED = ("square_left.png", "square_middle.png", "square_right.png")  # for nodes that load some
 LARGEST = 60_000  # bytes
 MARGIN = 48  # pixels around the node, in which its wires end
 SHARPNESS = 2  # pixels of the picture per pixel of the page
@@ -80,6 +82,20 @@ EXAMPLES = {
     "STIVEmptyLatent": Example(after={"latent": "STIVFrameReplacement.latent"}),
     "STIVPlaceFrames": Example(
         {"frames": "LoadImage.IMAGE"}, {"stiv_frames": "STIVFrameReplacement.stiv_frames"}
+    ),
+    "STIVTimeline": Example(
+        after={"stiv_frames": "STIVFrameReplacement.stiv_frames"},
+        widgets={
+            "timeline": json.dumps(
+                {
+                    "version": 1,
+                    "items": [
+                        {"at": at, "file": file}
+                        for at, file in zip((0, 8, "last"), PLACED, strict=True)
+                    ],
+                }
+            )
+        },
     ),
     "STIVFrameReplacement": Example(
         {
@@ -236,6 +252,16 @@ def draw(browser: FrontEnd, node: str) -> bytes:
     return webp(page.screenshot(clip=clip))
 
 
+def put_pictures(folder: Path) -> None:
+    """Draw what the nodes load in their examples: a square at three places."""
+    from PIL import Image
+
+    for name, left in zip(PLACED, (16, 96, 176), strict=True):
+        picture = Image.new("RGB", (256, 256), "#121858")
+        picture.paste("#fae12d", (left, 96, left + 64, 160))
+        picture.save(folder / name)
+
+
 def webp(png: bytes, largest: int = LARGEST) -> bytes:
     """A picture as WebP in the best quality that takes at most `largest` bytes."""
     from PIL import Image
@@ -269,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ComfyServer(need_host(), base=Path(base), cpu=True) as server,
             front_ends(server, chromium, sharpness=SHARPNESS) as new,
         ):
+            put_pictures(server.input_dir)
             browser = new().open(vue_nodes=True)
             PICTURES.mkdir(exist_ok=True)
             for node in options.nodes or EXAMPLES:

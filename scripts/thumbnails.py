@@ -1,4 +1,4 @@
-"""Make the thumbnail of every workflow from what the workflow itself renders.
+"""Make every workflow's thumbnail and its picture in the gallery from what it renders itself.
 
 make thumbnails
 python3 scripts/prepare.py run -m scripts.thumbnails image_to_video
@@ -22,17 +22,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 WORKFLOWS = ROOT / "workflows"
+GALLERY = ROOT / "docs" / "gallery"
 CELL, GAP = 256, 8  # pixels: the side of a picture in the thumbnail, and between two of them
 MOMENTS = (0, 1 / 3, 2 / 3, 1)  # of a video that are shown, in reading order
 LARGEST = 60_000  # bytes
+MOVING_SIDE, MOVING_FPS, MOVING_FRAMES = 256, 12, 72  # of the gallery's pictures, at most
+MOVING_LARGEST = 150_000  # bytes
 
 
-def read_frames(path: Path) -> list[Image]:
-    """Every frame of a saved video; a picture is a video of one."""
+def read_frames(path: Path) -> tuple[list[Image], float]:
+    """Every frame of a saved video, and its frames per second; a picture is a video of one."""
     import av
 
     with av.open(str(path)) as container:
-        return [frame.to_image() for frame in container.decode(video=0)]
+        rate = container.streams.video[0].average_rate
+        return [frame.to_image() for frame in container.decode(video=0)], float(rate or 1)
 
 
 def thumbnail(frames: Sequence[Image]) -> Image:
@@ -60,6 +64,26 @@ def jpeg(image: Image, largest: int = LARGEST) -> bytes:
     return buffer.getvalue()
 
 
+def moving(frames: Sequence[Image], fps: float, largest: int = MOVING_LARGEST) -> bytes:
+    """The video as an animated WebP that plays as fast as it does, without end, in the best quality
+    that takes at most `largest` bytes; a picture stays one, twice as large.
+
+    Of fast videos frames are left out, of long ones the end.
+    """
+    step = max(1, round(fps / MOVING_FPS))
+    side = MOVING_SIDE if len(frames) > 1 else 2 * MOVING_SIDE
+    shown = [_fit(frame, side) for frame in frames[::step][:MOVING_FRAMES]]
+    for quality in range(80, 10, -10):
+        buffer = io.BytesIO()
+        shown[0].save(
+            buffer, "WEBP", save_all=True, append_images=shown[1:], loop=0, quality=quality,
+            duration=round(1000 * step / fps), method=6,
+        )  # fmt: skip
+        if buffer.tell() <= largest:
+            break
+    return buffer.getvalue()
+
+
 def _fit(image: Image, side: int) -> Image:
     """Resized so that the longer side is `side`."""
     scale = side / max(image.size)
@@ -67,12 +91,15 @@ def _fit(image: Image, side: int) -> Image:
 
 
 def render(server: ComfyServer, path: Path) -> Run:
-    """Run a workflow and write its thumbnail beside it."""
+    """Run a workflow; write its thumbnail beside it, and its picture in the gallery."""
     run = server.run_workflow(path, timeout=3600)
     saved = [file for file in run.files if server.output_dir in file.parents]
     if not saved:
         raise HostError(f"{path.name} saved no file")
-    path.with_suffix(".jpg").write_bytes(jpeg(thumbnail(read_frames(saved[-1]))))
+    frames, fps = read_frames(saved[-1])
+    path.with_suffix(".jpg").write_bytes(jpeg(thumbnail(frames)))
+    GALLERY.mkdir(exist_ok=True)
+    (GALLERY / f"{path.stem}.webp").write_bytes(moving(frames, fps))
     return run
 
 
