@@ -52,7 +52,7 @@ def test_an_unknown_workflow_is_refused(capsys: pytest.CaptureFixture[str]) -> N
 def test_a_moving_picture_plays_as_fast_as_the_video(
     count: int, fps: float, shown: int, duration: int
 ) -> None:
-    frames = [Image.new("RGB", (8, 8), (i % 256, 0, 255 - i % 256)) for i in range(count)]
+    frames = [Image.new("RGB", (8, 8), (i * 97 % 256, i * 53 % 256, 0)) for i in range(count)]
     with Image.open(io.BytesIO(moving(frames, fps))) as image:
         assert (image.format, image.size, image.n_frames) == ("WEBP", (256, 256), shown)
         image.seek(1)
