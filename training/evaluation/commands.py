@@ -197,6 +197,8 @@ def _add_ablate(what) -> None:
     command.add_argument(
         "--workers", type=int, default=1, help="runs at a time, each in a process of its own"
     )
+    command.add_argument("--known", type=Path, help="file of results that need no training")
+    command.add_argument("--record", type=Path, help="write all results of the cache to this file")
     command.add_argument("--markdown", type=Path, help="add the tables to this file")
     command.add_argument("--json", type=Path, help="write the results here as well")
 

@@ -18,6 +18,7 @@ from ...sampling import Sampler
 from ...watch.metrics import duration
 from .comparison import Comparison, SetSection, load_comparison
 from .figures import Figures, from_json, look, to_json
+from .record import read_known, write_known
 from .runs import Planner, Run, digest_of, order, prepare_set, train
 from .table import as_json, markdown
 
@@ -34,6 +35,8 @@ def ablate(args: Namespace) -> int:
     planners = {
         path: Planner(changed(load_comparison(path), args), cache) for path in args.comparison
     }
+    if args.known:
+        log.info("%d results from %s", read_known(args.known, cache), args.known)
     if args.dry_run:
         print("\n".join(overview(path, planner) for path, planner in planners.items()))
         return 0
@@ -48,6 +51,8 @@ def ablate(args: Namespace) -> int:
         stopped |= results is None
         if results is not None:
             found.append(publish(path, planner, results, args))
+    if args.record:
+        write_known(args.record, cache)
     if found:
         text = json.dumps(found if len(found) > 1 else found[0])
         if args.json:
@@ -90,8 +95,9 @@ def carry_out(planner: Planner, *, only: Sequence[str] | None = None) -> dict | 
     comparison = planner.comparison
     arms = [arm for arm in comparison.arms if not only or arm in only]
     plans = {(arm, seed): planner.run(arm, seed) for seed in comparison.seeds for arm in arms}
-    for found in needed_sets(comparison, arms):
-        prepare_set(planner.cache, found)
+    if any(one.facts is None for one in order(list(plans.values()))):
+        for found in needed_sets(comparison, arms):
+            prepare_set(planner.cache, found)
     results: dict[str, dict[int, Figures]] = {arm: {} for arm in arms}
     for (arm, seed), run in plans.items():
         for one in order([run]):
@@ -124,11 +130,9 @@ def training_figures(run: Run) -> Figures:
 
 
 def scored(planner: Planner, arm: str, run: Run) -> Figures:
-    """Every score's figures of an arm, from the cache where they are there; none of a run that
-    diverged before anything of it was saved."""
+    """Every score's figures of an arm, from the cache where they are there; none where they are not
+    and nothing was saved of the run, as of one that diverged early."""
     comparison, figures = planner.comparison, {}
-    if not run.checkpoint.exists():
-        return figures
     for name, score in comparison.scores.items():
         given = comparison.arms[arm].given.get(name, score.given)
         how = comparison.sampling(arm)
@@ -136,6 +140,8 @@ def scored(planner: Planner, arm: str, run: Run) -> Figures:
         path = planner.cache / "scores" / f"{digest_of(decides)}.json"
         if path.exists():
             found = from_json(json.loads(path.read_text(encoding="utf-8")))
+        elif not run.checkpoint.exists():
+            continue
         else:
             log.info("looking at %s: %s", run.name, name)
             rows = to_json(look(_sampler(run, how), score, given, how["plan"], run.seed))

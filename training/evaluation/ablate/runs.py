@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stiv.checkpoint import read_card
 
 from ...config import TrainConfig, parse_config
@@ -275,6 +277,7 @@ def _train(run: Run, until: int | None) -> bool:
         "steps": trainer.progress.step,
         "flops": run.flops,
         "seconds": round(trainer.progress.seconds, 1),
+        "device": _device_name(trainer.device),
         "cpu_seconds": round(time.process_time() - began, 1),
         "skipped": trainer.progress.skipped,
         "diverged": loss is None or loss > _NOTHING,
@@ -286,6 +289,10 @@ def _train(run: Run, until: int | None) -> bool:
         part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(config.run / "states", ignore_errors=True)
     return True
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _losses(config: TrainConfig) -> tuple[float | None, float | None]:

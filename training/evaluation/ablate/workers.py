@@ -90,7 +90,11 @@ def carry_out_job(job: Job) -> bool:
 def _sets(planners: Sequence[Planner], only: Sequence[str] | None) -> list[tuple]:
     found = {}
     for planner in planners:
-        for section in needed_sets(planner.comparison, only):
+        comparison = planner.comparison
+        wanted = [planner.run(a, s) for a in comparison.arms for s in comparison.seeds]
+        if all(run.facts is not None for run in order(wanted)):
+            continue
+        for section in needed_sets(comparison, only):
             found[planner.cache, section.model_dump_json()] = (planner.cache, section)
     return list(found.values())
 
