@@ -29,5 +29,5 @@ export async function askForPlan(fetchApi, node, inputs) {
   if (query.length > MAX_QUERY) return { tooLong: true };
   const answer = await fetchApi(`/stiv/plan?node=${encodeURIComponent(node)}&inputs=${query}`);
   const found = await answer.json();
-  return answer.ok ? { plan: found } : { error: String(found?.error ?? answer.status) };
+  return found?.plan ? { plan: found.plan } : { error: String(found?.error ?? answer.status) };
 }

@@ -61,7 +61,8 @@ async def _verify(request: web.Request) -> web.Response:
 
 
 async def _plan(request: web.Request) -> web.Response:
-    """?node=STIVLongVideoPlan&inputs=…: what a plan node would plan with these inputs.
+    """?node=STIVLongVideoPlan&inputs=…: {"plan": …}, what a plan node would plan with these
+    inputs, or {"error": one line} where they make no plan.
 
     inputs: a JSON table by the inputs' names, deflated (zlib), in base64 for URLs; plus what the
     node would learn from what is wired to it, see `stiv.plan_view`.
@@ -79,8 +80,11 @@ def _planned(node: str, packed: str) -> dict[str, Any]:
     inputs = parse_json(_unpacked(packed), max_items=MAX_ITEMS)
     if not isinstance(inputs, dict):
         raise ValueError(f"inputs are {quote(inputs)}: expected a table by the inputs' names")
-    with _one_at_a_time:
-        return plan_view(plan_of_inputs(node, inputs))
+    try:
+        with _one_at_a_time:
+            return {"plan": plan_view(plan_of_inputs(node, inputs))}
+    except ValueError as error:  # an answer too: the artist is told while typing
+        return {"error": " ".join(str(error).split())}
 
 
 def _unpacked(packed: str) -> str:

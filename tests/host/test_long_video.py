@@ -75,12 +75,12 @@ def prediction(**changes: Any) -> dict[str, Any]:
     return {"STIVPredictionPlan": inputs | changes}
 
 
-def told(run: Run) -> str:
-    return run.outputs["told"]["text"][0]
+def told(run: Run, node: str = "told") -> str:
+    return run.outputs[node]["text"][0]
 
 
-def count_made(run: Run) -> int:
-    (line,) = (line for line in told(run).splitlines() if line.startswith("made now"))
+def count_made(run: Run, node: str = "told") -> int:
+    (line,) = (line for line in told(run, node).splitlines() if line.startswith("made now"))
     return int(line.split()[2])
 
 

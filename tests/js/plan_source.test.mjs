@@ -7,13 +7,12 @@ import { PlanSource } from "../../js/plan/source.mjs";
 import { planOf } from "./plans.mjs";
 
 /** A server that answers with the question; `asked` lists the inputs. */
-function server(answer = (inputs) => ({ ok: true, json: { ...planOf(), asked: inputs } })) {
+function server(answer = (inputs) => ({ plan: { ...planOf(), asked: inputs } })) {
   const asked = [];
   const source = new PlanSource(async (path) => {
     const inputs = unpacked(new URL(path, "http://host").searchParams.get("inputs"));
     asked.push(inputs);
-    const { ok, json } = answer(inputs);
-    return { ok, json: async () => json };
+    return { status: 200, json: async () => answer(inputs) };
   });
   return { source, asked };
 }
@@ -89,7 +88,7 @@ test("a clip: its length and rate come from a run", async () => {
 });
 
 test("why there is no plan", async () => {
-  const refusing = server(() => ({ ok: false, json: { error: "stride is 0" } })).source;
+  const refusing = server(() => ({ error: "stride is 0" })).source;
   const refused = await refusing.find(prompt("STIVLongVideoPlan"), "plan");
   assert.deepEqual(refused, { plan: null, text: "stride is 0", isError: true });
 
