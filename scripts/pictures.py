@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.host.front_end import FrontEnd
 
 PICTURES = ROOT / "js" / "docs" / "pictures"
-PLACED = ("square_left.png", "square_middle.png", "square_right.png")  # for nodes that load some
+PLACED = ("square_small.png", "square_larger.png", "square_large.png")  # for nodes that load some
 LARGEST = 60_000  # bytes
 MARGIN = 48  # pixels around the node, in which its wires end
 SHARPNESS = 2  # pixels of the picture per pixel of the page
@@ -86,15 +86,16 @@ EXAMPLES = {
     "STIVTimeline": Example(
         after={"stiv_frames": "STIVFrameReplacement.stiv_frames"},
         widgets={
+            "frames": 10,
             "timeline": json.dumps(
                 {
                     "version": 1,
                     "items": [
                         {"at": at, "file": file}
-                        for at, file in zip((0, 8, "last"), PLACED, strict=True)
+                        for at, file in zip((0, 5, "last"), PLACED, strict=True)
                     ],
                 }
-            )
+            ),
         },
     ),
     "STIVFrameReplacement": Example(
@@ -253,12 +254,13 @@ def draw(browser: FrontEnd, node: str) -> bytes:
 
 
 def put_pictures(folder: Path) -> None:
-    """Draw what the nodes load in their examples: a square at three places."""
+    """Draw what the nodes load in their examples: a square that grows."""
     from PIL import Image
 
-    for name, left in zip(PLACED, (16, 96, 176), strict=True):
+    for name, side in zip(PLACED, (32, 64, 96), strict=True):
         picture = Image.new("RGB", (256, 256), "#121858")
-        picture.paste("#fae12d", (left, 96, left + 64, 160))
+        corner = (picture.width - side) // 2
+        picture.paste("#fae12d", (corner, corner, corner + side, corner + side))
         picture.save(folder / name)
 
 
