@@ -23,12 +23,12 @@ export const words = {
   "plan.none": "No plan is connected: connect the output of a plan node.",
   "plan.other": "The plan comes from another node: it is shown after a run or Check.",
   "plan.off": "This node is off (muted or bypassed).",
-  "plan.wired": "By wire: {names}. The plan is shown after a run.",
+  "plan.wired": "By wire: {names}. The plan is shown after a run or Check.",
   "plan.pictures":
-    "Pictures are connected: where they go is known after a run. Until then, the plan without them.",
-  "plan.clip": "How long and large the clip is, is known after a run: the plan is shown then.",
+    "Pictures are connected: where they go is known after a run or Check. Until then, the plan without them.",
+  "plan.clip": "How long and large the clip is, is known after a run or Check: the plan is shown then.",
   "plan.clip_given":
-    "A clip is connected: how long it is, is known after a run. Until then, the plan without it.",
+    "A clip is connected: how long it is, is known after a run or Check. Until then, the plan without it.",
   "plan.too_long": "Prompts and seeds are too long to plan before a run.",
   "plan.failed": "The server could not be asked: {why}",
   "plan.more": "Only the first {count} segments are listed.",
