@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +162,55 @@ def test_a_comparison_is_trained_scored_and_told_and_only_once(small, tmp_path, 
     assert list(one["arms"]) == ["plain", "from first"]
     assert "not decided**, one seed" in said and "bootstrap over clips" in said
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.json")} == before
+
+
+def test_results_in_a_file_need_no_training(small, tmp_path, capsys) -> None:
+    words, known = ("--seeds", 0, "--arm", "plain"), tmp_path / "results.json"
+    _, made = carried_out(capsys, small, "--cache", tmp_path / "a", *words, "--record", known)
+    _, again = carried_out(capsys, small, "--cache", tmp_path / "b", *words, "--known", known)
+    assert again == made
+    assert not list(tmp_path.glob("b/runs/*/*.safetensors"))
+    found = json.loads(known.read_text())
+    assert {len(found["runs"]), len(found["scores"])} == {1, 2}
+    known.write_text(json.dumps({"runs": {"../../escaped": {}}, "scores": {}}))
+    line = refused("eval", "ablate", small, "--cache", tmp_path / "c", "--known", known)
+    assert "'../../escaped' in runs is no digest" in line
+    assert not (tmp_path / "escaped").exists()
+    known.write_text("[]")
+    line = refused("eval", "ablate", small, "--cache", tmp_path / "c", "--known", known)
+    assert "results.json: no results of comparisons" in line
+
+
+@pytest.mark.slow
+def test_several_workers_make_the_same_tables(small, tmp_path, capsys) -> None:
+    tables = []
+    for name, words in (("one", ()), ("two", ("--workers", 2))):
+        carried_out(capsys, small, "--cache", tmp_path / name, *words)
+        _, found = carried_out(capsys, small, "--cache", tmp_path / name)
+        for arm in found["arms"].values():
+            del arm["training.seconds"], arm["training.cpu_seconds"]
+        tables.append(found["arms"])
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent(small, tmp_path) -> None:
+    command = [sys.executable, "-m", "training", "eval", "ablate", str(small), "--workers", "2"]
+    command += ["--cache", str(tmp_path / "cache"), "--steps", "100000"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as parent:
+        workers = set()
+        for line in parent.stderr:
+            if "step " in line:
+                workers.add(int(line.split()[2]))
+            if len(workers) == 2:
+                parent.kill()
+                break
+        for _ in range(60):
+            if not any(Path(f"/proc/{worker}").exists() for worker in workers):
+                break
+            time.sleep(0.5)
+    assert len(workers) == 2 and not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert list(tmp_path.glob("cache/runs/*/states/*"))  # they saved what they had
 
 
 @pytest.mark.slow
