@@ -45,7 +45,7 @@ class Item:
     start: int = 0
     """The first frame of the clip that is taken, from 0."""
     every: int = 1
-    """Only every so manyth frame of the clip is taken."""
+    """How far apart in the clip the frames are that are taken."""
     count: int = 1
     """How many frames are taken."""
     spacing: int = 1

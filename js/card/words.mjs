@@ -40,7 +40,7 @@ export const words = {
   "card.task_t2v": "text to video",
   "card.task_ti2v": "image to video",
   "card.task_v2v": "prediction",
-  "card.task_tup": "every second frame",
+  "card.task_tup": "interpolation",
   "card.task_first_last": "first and last",
   "card.task_keyframes": "key frames",
   "card.task_multi_view": "multi-view",

@@ -8,7 +8,7 @@
  * @property {string} sha256 of the file, "" when unknown
  * @property {string} thumb a small picture as a data URL, ""
  * @property {number} start first frame of the clip that is taken
- * @property {number} every only every so manyth frame of the clip
+ * @property {number} every how far apart in the clip the frames are that are taken
  * @property {number} count how many frames
  * @property {number} spacing how far apart on the timeline
  */

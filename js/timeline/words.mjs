@@ -15,7 +15,7 @@ export const words = {
   "timeline.to_last_hint":
     "Pin the chosen picture to the last frame, wherever that is when the length changes",
   "timeline.snap": "every",
-  "timeline.snap_hint": "Pictures go to every so manyth frame; 1 is anywhere",
+  "timeline.snap_hint": "Pictures go to frames so far apart; 1 is anywhere",
   "timeline.duplicate": "Copy",
   "timeline.duplicate_hint":
     "Place the chosen picture once more. Or drag it with Alt held down, or Control C and V.",
@@ -34,7 +34,7 @@ export const words = {
   "timeline.spacing": "spaced",
   "timeline.at_hint": "Where its first frame goes, from 0",
   "timeline.start_hint": "The first frame of the clip that is taken, from 0",
-  "timeline.every_hint": "Only every so manyth frame of the clip is taken",
+  "timeline.every_hint": "One frame is taken of so many of the clip; 1 takes all",
   "timeline.count_hint": "How many frames are taken",
   "timeline.spacing_hint": "How far apart they go on the timeline",
   "timeline.pinned": "last",
