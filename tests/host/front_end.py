@@ -87,6 +87,26 @@ class FrontEnd:
             }"""
         )
 
+    def overlapping_nodes(self) -> list[str]:
+        """Pairs of nodes of the open graph that lie on each other, as they are drawn."""
+        self.page.wait_for_timeout(300)  # Nodes 2.0 measures what it has drawn
+        return self.page.evaluate(
+            """() => {
+                const title = LiteGraph.NODE_TITLE_HEIGHT;
+                const boxes = app.graph.nodes.map(({id, type, pos, size}) => {
+                    const drawn = document.querySelector(`[data-node-id="${id}"]`)?.offsetHeight;
+                    const height = Math.max(size[1], (drawn ?? 0) - title);
+                    const [left, top] = pos;
+                    return {id, type, left, top: top - title, right: left + size[0],
+                            bottom: top + height};
+                });
+                return boxes.flatMap((one, index) => boxes.slice(index + 1)
+                    .filter(other => one.left < other.right && other.left < one.right
+                        && one.top < other.bottom && other.top < one.bottom)
+                    .map(other => `${one.type} #${one.id}, ${other.type} #${other.id}`));
+            }"""
+        )
+
     def prompt(self) -> dict[str, Any]:
         """The API-format prompt that the front end makes of the open graph."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")

@@ -72,6 +72,7 @@ def test_workflow_opens_and_runs(
     browser.load(name)
     assert browser.draws_vue_nodes() == vue_nodes
     assert browser.missing_nodes() == []
+    assert browser.overlapping_nodes() == []
 
     # the converter behind `run_workflow` and the front end make the same prompt of this file
     workflow = server.get(f"/api/workflow_templates/{PACK_NAME}/{name}.json")
