@@ -5,8 +5,9 @@ import { app } from "../../scripts/app.js";
 
 import { addPanel, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
 import { from } from "./lib/words.mjs";
+import { promptAround } from "./plan/graph.mjs";
 import { Memory } from "./plan/memory.mjs";
-import { MAKER, PLANNERS, dryRun, plannerOf, setupOf } from "./plan/prompt.mjs";
+import { MAKER, PLANNERS, dryRun, planOf, plannerOf, setupOf } from "./plan/prompt.mjs";
 import { rowsOf, totalsOf } from "./plan/rows.mjs";
 import { Run, remember } from "./plan/run.mjs";
 import { randomSeed, withSeed, withoutSeed } from "./plan/seeds.mjs";
@@ -45,6 +46,7 @@ app.registerExtension({
 /** One node's panel. */
 class Panel {
   #of = { plan: null, note: say("plan.reading") }; // what the graph says
+  #looking = null;
   #checking = null;
 
   constructor(node) {
@@ -73,10 +75,10 @@ class Panel {
   }
 
   /** See what the prompt of the open graph says of this node, and draw it. */
-  async look(prompt) {
-    const id = Object.keys(prompt).find((each) => nodeOf(each) === this.node);
+  async look(prompt, id) {
     const planner = id && (this.plain ? id : plannerOf(prompt, id));
     const of = { id, planner, setup: null, plan: null, note: "" };
+    this.#looking = of;
     if (!id) of.note = say("plan.off");
     else if (!planner) Object.assign(of, this.#foreignPlan(prompt, id));
     else {
@@ -86,13 +88,16 @@ class Panel {
       of.seeds = prompt[planner].inputs.seeds;
       of.settings = prompt[id].inputs;
     }
+    if (this.#looking !== of) return; // the graph has changed meanwhile
     this.#of = of;
     this.draw();
   }
 
   #foreignPlan(prompt, id) {
     const connected = prompt[id].inputs.plan !== undefined;
-    return { plan: runs.get(id)?.run.plan ?? null, note: say(connected ? "plan.other" : "plan.none") };
+    const last = runs.get(id);
+    const plan = last?.whole === planOf(prompt, id) ? last.run.plan : null;
+    return { plan, note: say(connected ? "plan.other" : "plan.none") };
   }
 
   draw() {
@@ -138,7 +143,8 @@ class Panel {
     this.draw();
     try {
       const { output, workflow } = await app.graphToPrompt();
-      const answer = await api.queuePrompt(0, { output: dryRun(output, this.#of.id), workflow });
+      const asked = dryRun(output, this.#of.id, crypto.getRandomValues(new Uint32Array(1))[0]);
+      const answer = await api.queuePrompt(0, { output: asked, workflow });
       this.#checking = answer.prompt_id;
     } catch (error) {
       this.#checking = null;
@@ -159,7 +165,8 @@ function told(event) {
     source.toldByMaker(event);
     const setup = event.prompt ? setupOf(event.prompt, event.node) : null;
     const run = new Run(event);
-    if (event.kind === "start") runs.set(event.node, { run, setup });
+    const whole = event.prompt ? planOf(event.prompt, event.node) : null;
+    if (event.kind === "start") runs.set(event.node, { run, setup, whole });
     remember(memory, setup, run, event);
     refreshSoon();
   } else {
@@ -240,22 +247,25 @@ function refreshSoon() {
   if (panels.size) timer = setTimeout(refresh, PAUSE_MS);
 }
 
-let latest = 0;
 async function refresh() {
   clearTimeout(timer);
-  const number = ++latest;
   try {
-    const { output } = await app.graphToPrompt();
-    if (number === latest) await Promise.all([...panels].map((panel) => panel.look(output)));
+    const shown = [...panels];
+    const { prompt, ids } = promptAround(rootGraph(), shown.map(({ node }) => node));
+    await Promise.all(shown.map((panel) => panel.look(prompt, ids.get(panel.node))));
   } catch (error) {
     console.warn("STIV: the plan panels could not be brought up to date:", error);
   }
 }
 
+function rootGraph() {
+  return app.rootGraph ?? app.graph;
+}
+
 /** The node that an id of a prompt stands for: "7", or "3:7" for node 7 of the subgraph node 3. */
 function nodeOf(id) {
   const path = String(id).split(":");
-  let graph = app.rootGraph ?? app.graph;
+  let graph = rootGraph();
   for (const step of path.slice(0, -1)) graph = graph?.getNodeById(step)?.subgraph;
   return graph?.getNodeById(path.at(-1)) ?? null;
 }

@@ -77,13 +77,13 @@ export function upstream(prompt, ids) {
 }
 
 /** What a dry run of one STIV Long Video is queued as: the nodes it needs, and one to ask for its
- * report. */
-export function dryRun(prompt, makerId) {
+ * report. `number`: another one makes the host ask anew, though nothing was changed. */
+export function dryRun(prompt, makerId, number) {
   const nodes = upstream(prompt, [makerId]);
   const { inputs, ...rest } = nodes[makerId];
   return {
     ...nodes,
-    [makerId]: { ...rest, inputs: { ...inputs, dry_run: true } },
+    [makerId]: { ...rest, inputs: { ...inputs, dry_run: true, check: number } },
     [`${makerId}_check`]: { class_type: "PreviewAny", inputs: { source: [makerId, 2] } },
   };
 }

@@ -30,7 +30,7 @@ from ...stiv.plan_view import plan_view
 from ...stiv.seams import Jump, Seam
 
 PLAN, LONG_VIDEO = "stiv.plan", "stiv.long_video"
-MAX_PROMPT = 200_000  # characters; a larger one is left out, and nothing is known to be the same
+MAX_PROMPT = 4_000_000  # characters; a larger one is left out, and nothing is known to be the same
 
 
 def tell_plan(plan: Plan) -> None:

@@ -89,8 +89,10 @@ test("plans and their pictures are told apart", () => {
 });
 
 test("a dry run asks for what one node needs, and makes nothing", () => {
-  const asked = dryRun(prompt(), "make");
+  const asked = dryRun(prompt(), "make", 7);
   assert.equal(asked.make.inputs.dry_run, true);
+  assert.notDeepEqual(asked, dryRun(prompt(), "make", 8));
+  assert.equal(setupOf(asked, "make"), setupOf(prompt(), "make"));
   assert.deepEqual(asked.make_check.inputs.source, ["make", 2]);
   assert.ok(!("save" in asked) && "picture" in asked);
   assert.equal(prompt().make.inputs.dry_run, false);
