@@ -3,6 +3,7 @@ export const words = {
   "card.panel": "Model card",
   "card.waiting": "Reading the card …",
   "card.none": "No file is chosen.",
+  "card.gone": "{name} is not among the files here: choose another one, or get it and refresh (R).",
   "card.wired": "The file comes by wire: its card shows when it is chosen here.",
   "card.failed": "No card: {message}",
   "card.video": "video model",

@@ -61,12 +61,12 @@ def strip(x0_BCTHW: Tensor, latent_format: Any) -> Tensor:
     if longest > LONGEST_SIDE:
         size = [max(1, side * LONGEST_SIDE // longest) for side in x_TCHW.shape[-2:]]
         x_TCHW = F.interpolate(x_TCHW, size=size, mode="area")
-    colours = torch.tensor(latent_format.latent_rgb_factors).to(x_TCHW)
+    x_THWC = x_TCHW.cpu().movedim(1, -1)  # one copy from the device, of little
     bias = latent_format.latent_rgb_factors_bias
-    rgb_THW3 = x_TCHW.movedim(1, -1) @ colours
+    rgb_THW3 = x_THWC @ torch.tensor(latent_format.latent_rgb_factors)
     if bias is not None:
-        rgb_THW3 = rgb_THW3 + torch.tensor(bias).to(rgb_THW3)
-    return ((rgb_THW3 + 1) * 127.5).clamp(0, 255).to("cpu", torch.uint8)
+        rgb_THW3 = rgb_THW3 + torch.tensor(bias)
+    return ((rgb_THW3 + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
 def describe(frames_THW3: Tensor, shape: torch.Size) -> dict[str, Any]:

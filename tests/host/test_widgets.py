@@ -283,6 +283,7 @@ def hostile_model(server: ComfyServer) -> Path:
 def test_a_hostile_card_is_text_and_other_tensors_are_found_out(
     graph: Graph, hostile_model: Path
 ) -> None:
+    graph.page.evaluate("app.refreshComboInNodes()")
     loader = graph.add("STIVLoadModel", model_name=hostile_model.name)
     sampler, latent = graph.add("KSampler", x=320), graph.add("STIVEmptyLatent", x=640)
     graph.connect(loader, "MODEL", sampler, "model")
@@ -301,16 +302,19 @@ def test_a_hostile_card_is_text_and_other_tensors_are_found_out(
 def test_a_file_that_is_no_model_or_not_there_is_said_to_be(
     graph: Graph, server: ComfyServer
 ) -> None:
-    (server.base / "models" / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (server.base / "models" / "checkpoints" / "broken.safetensors").write_bytes(b"<b>no</b>")
     loader = graph.add("STIVLoadCheckpoint", ckpt_name="broken.safetensors")
     card = graph.page.locator(".stiv-card")
+    expect(card).to_contain_text("broken.safetensors is not among the files here")
+    path = server.base / "models" / "checkpoints" / "broken.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"<b>no</b>")
+    graph.page.evaluate("app.refreshComboInNodes()")
     expect(card).to_contain_text("No card: broken.safetensors")
-    graph.page.evaluate(_CHOOSE, [loader, "gone.safetensors"])
-    expect(card).to_contain_text("gone.safetensors")
     graph.page.evaluate(_CHOOSE, [loader, "stiv_nano (bundled)"])
     expect(card).to_contain_text("STIV nano")
-    graph.browser.errors[:] = [e for e in graph.browser.errors if "/stiv/card" not in e]
+    path.unlink()
+    # the browser itself says what the server refused
+    graph.browser.errors[:] = [each for each in graph.browser.errors if "/stiv/card" not in each]
 
 
 _CHOOSE = """([id, name]) => {
