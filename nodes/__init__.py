@@ -20,6 +20,7 @@ from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
 from .long_video import STIVLongVideo
 from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
 from .save import STIVSaveCheckpoint
+from .speed import STIVFasterCPU, STIVGuidanceInterval
 from .text import STIVTextEncode
 from .timeline import STIVTimeline
 from .together import STIVMakeTogether
@@ -55,6 +56,8 @@ class STIVExtension(ComfyExtension):
             STIVMultiView,
             STIVGuidance,
             STIVGuider,
+            STIVGuidanceInterval,
+            STIVFasterCPU,
             STIVLongVideoPlan,
             STIVPredictionPlan,
             STIVInterpolationPlan,

@@ -39,13 +39,15 @@ class Example:
     """A node among others.
 
     before: what feeds its inputs, "Type.output" by input, "Type#2" being another of that type.
-    after: what its outputs feed, "Type.input" by output. widgets: values. run: press Run first.
+    after: what its outputs feed, "Type.input" by output. widgets: values; feeders: those of the
+    others. run: press Run first, for which `more` has wires between the others.
     """
 
     before: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
     widgets: Mapping[str, Any] = field(default_factory=dict)
     feeders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    more: Sequence[tuple[str, str]] = ()
     run: bool = False
 
 
@@ -107,7 +109,21 @@ EXAMPLES = {
         },
         _TO_SAMPLER,
     ),
-    "STIVMultiView": Example({**_PROMPTS, "vae": _VAE, "image": "LoadImage.IMAGE"}, _TO_SAMPLER),
+    "STIVMultiView": Example(
+        {**_PROMPTS, "vae": _VAE, "image": "LoadImage.IMAGE"},
+        _TO_SAMPLER,
+        {"size": 64},
+        {"LoadImage": {"image": PLACED[-1]}, "KSampler": {"steps": 1}},
+        [
+            ("STIVLoadCheckpoint.clip", "STIVTextEncode.clip"),
+            ("STIVLoadCheckpoint.clip", "STIVTextEncode#2.clip"),
+            (_MODEL, "KSampler.model"),
+            ("KSampler.LATENT", "VAEDecode.samples"),
+            (_VAE, "VAEDecode.vae"),
+            ("VAEDecode.IMAGE", "PreviewImage.images"),
+        ],
+        run=True,
+    ),
     "STIVGuidance": Example(
         {"model": _MODEL}, {"model": "KSampler.model"}, {"mode": "separate", "image_scale": 1.5}
     ),
@@ -120,6 +136,8 @@ EXAMPLES = {
         {"guider": "SamplerCustomAdvanced.guider"},
         {"mode": "separate", "cfg": 7.5},
     ),
+    "STIVGuidanceInterval": Example({"model": _MODEL}, {"model": "KSampler.model"}),
+    "STIVFasterCPU": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVLongVideoPlan": Example(
         after={"plan": "STIVLongVideo.plan"},
         widgets={
@@ -136,12 +154,16 @@ EXAMPLES = {
     "STIVLongVideo": Example(
         {"model": _MODEL, "clip": "STIVLoadCheckpoint.clip", "vae": _VAE, "plan": _PLAN},
         {"video": "SaveVideo.video"},
-        feeders={
+        {"steps": 20, "cfg": 4},
+        {
             "STIVLongVideoPlan": {
                 "prompts": "a green circle orbits the center on a black background",
-                "key_frames": 5,
+                "key_frames": 4,
+                "stride": 7,
+                "window": 16,
             }
         },
+        run=True,
     ),
     "STIVKeyFrames": Example({"plan": _PLAN}, _BY_HAND),
     "STIVSegment": Example({"plan": _PLAN, "made": "KSampler#2.LATENT"}, _BY_HAND),
@@ -158,7 +180,6 @@ EXAMPLES = {
 
 # Makes the graph: the node in the middle, the others beside it in the order of its sockets.
 _MAKE = """async ([type, example]) => {
-    const middle = LiteGraph.createNode(type);
     const made = {};
     const make = (name, column) => made[name] ??= Object.assign(
         LiteGraph.createNode(name.split("#")[0]), {stivColumn: column});
@@ -168,8 +189,10 @@ _MAKE = """async ([type, example]) => {
         widget.value = value;
         widget.callback?.(value);
     });
-    app.graph.clear();
-    app.graph.id = crypto.randomUUID(); // or the front end takes the nodes for those before
+    // without either the front end takes the nodes for those before: their values, their pictures
+    await app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
+    app.graph.id = crypto.randomUUID();
+    const middle = LiteGraph.createNode(type);
     app.graph.add(middle);
     set(middle, example.widgets);
     const wires = [];
@@ -180,6 +203,10 @@ _MAKE = """async ([type, example]) => {
     for (const [output, target] of Object.entries(example.after)) {
         const [name, input] = target.split(".");
         wires.push([middle, output, make(name, 1), input]);
+    }
+    for (const [source, target] of example.more) {
+        const [[from, output], [to, input]] = [source.split("."), target.split(".")];
+        wires.push([make(from, 1), output, make(to, 1), input]);
     }
     for (const [name, node] of Object.entries(made)) {
         app.graph.add(node);
@@ -233,6 +260,7 @@ def draw(browser: FrontEnd, node: str) -> bytes:
                 "after": dict(example.after),
                 "widgets": dict(example.widgets),
                 "feeders": {name: dict(values) for name, values in example.feeders.items()},
+                "more": list(example.more),
             },
         ],
     )

@@ -24,6 +24,7 @@ from comfy.sd import VAE
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+from ...stiv.packed import PackedForward
 from .content import Content
 from .digests import is_plain, joined
 from .vae import FoldedFrames
@@ -318,5 +319,6 @@ _PASSING = {
         "_current_keyframe", "_current_used_steps", "_current_index", "_current_strength",
         "_curr_t", "curr_t",
     )),
+    f"{PackedForward.__module__}.PackedForward": frozenset(("source", "packed")),
 }  # fmt: skip
-"""What sampling changes in the host's own objects."""
+"""What sampling changes in objects of the host and of this pack."""

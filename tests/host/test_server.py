@@ -25,6 +25,8 @@ NODES = (
     "STIVMultiView",
     "STIVGuidance",
     "STIVGuider",
+    "STIVGuidanceInterval",
+    "STIVFasterCPU",
     "STIVModelInfo",
     "STIVSaveCheckpoint",
     "STIVLongVideoPlan",

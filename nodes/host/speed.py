@@ -1,0 +1,72 @@
+"""Faster sampling as patches of a MODEL, which other patches, LoRAs and offloading go with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor, nn
+
+from ...stiv.packed import PackedForward, can_pack, packable
+
+_NETWORK = "diffusion_model"
+
+
+def packed(model: Any) -> Any:
+    """A copy of the MODEL (a STIV) whose blocks compute with packed weights on a CPU."""
+    model = model.clone()
+    for path, layer, gelu in packable(model.model.diffusion_model):
+        model.add_object_patch(f"{_NETWORK}.{path}.forward", PackedForward(layer, gelu, _is_plain))
+        if gelu:
+            mlp = path.rpartition(".")[0]
+            model.add_object_patch(f"{_NETWORK}.{mlp}.activation", nn.Identity())
+    return model
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether the host does nothing to the weight on its way to the product."""
+    return not (layer.weight_function or layer.bias_function)
+
+
+def packing_doubt(model: Any) -> str | None:
+    """Why packed weights would not be used, for the artist; None where they are."""
+    device, dtype = model.load_device, model.model.get_dtype_inference()
+    if device.type != "cpu":
+        return f"the model runs on {device}: packed weights are for a CPU, nothing changes"
+    if not can_pack(dtype):
+        name = str(dtype).removeprefix("torch.")
+        other = "" if dtype == torch.float32 else "; fp32 may work"
+        return f"this CPU cannot compute {name} with packed weights, nothing changes{other}"
+    return None
+
+
+def guided_between(model: Any, start: float, end: float) -> Any:
+    """A copy of the MODEL that is guided from `start` to `end` of the sampling only, in 0 … 1.
+
+    Outside, the conditional prediction is taken as it is, and the passes of the unconditional one
+    are left out. Raises ValueError unless 0 <= start < end <= 1.
+    """
+    if not 0 <= start < end <= 1:
+        raise ValueError(
+            f"guidance from {start:g} to {end:g} of the sampling: use a start of 0 or more that "
+            "is below an end of at most 1"
+        )
+    model = model.clone()
+    # Guidance of another kind, which another node has put there, goes on inside.
+    inner: Callable | None = model.model_options.get("sampler_calc_cond_batch_function")
+
+    def predict(args: dict[str, Any]) -> list[Tensor]:
+        to_sigma = args["model"].model_sampling.percent_to_sigma
+        is_guided = to_sigma(end) < float(args["sigma"].max()) <= to_sigma(start)
+        if is_guided and inner is not None:
+            return inner(args)
+        conds = args["conds"] if is_guided else args["conds"][:1]
+        found = comfy.samplers.calc_cond_batch(
+            args["model"], conds, args["input"], args["sigma"], args["model_options"]
+        )
+        return found if is_guided else [found[0]] * len(args["conds"])
+
+    model.set_model_sampler_calc_cond_batch_function(predict)
+    return model

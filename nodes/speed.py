@@ -1,0 +1,96 @@
+"""Faster sampling, for who wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .host.guidance import require_flow
+from .host.model import require_stiv
+from .host.report import tell
+from .host.speed import guided_between, packed, packing_doubt
+
+
+class STIVGuidanceInterval(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVGuidanceInterval",
+            display_name="STIV Guidance Interval",
+            category="STIV/sampling",
+            description=(
+                "Guide only a part of the sampling and save half of the work in the rest. Early "
+                "steps decide where things are, late ones add detail and need the guidance least."
+            ),
+            search_aliases=["stiv", "guidance interval", "cfg interval", "skip cfg", "faster"],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "A STIV model, or any other that does flow matching; after STIV Guidance "
+                        "where both are used."
+                    ),
+                ),
+                io.Float.Input(
+                    "start",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where guidance begins: 0 is the first step, noise.",
+                ),
+                io.Float.Input(
+                    "end",
+                    default=0.6,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Where guidance ends: 1 is the last step.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="The model, guided in this part, for samplers."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, start: float, end: float) -> io.NodeOutput:
+        require_flow(model, "STIV Guidance Interval")
+        try:
+            return io.NodeOutput(guided_between(model, start, end))
+        except ValueError as error:
+            raise ValueError(f"STIV Guidance Interval: {error}") from None
+
+
+class STIVFasterCPU(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="STIVFasterCPU",
+            display_name="STIV Faster CPU",
+            category="STIV/sampling",
+            description=(
+                "Sample faster without a GPU: keeps the weights a second time, laid out as the CPU "
+                "multiplies them. The video stays the same but for rounding."
+            ),
+            search_aliases=["stiv", "cpu", "speed", "packed weights", "onednn", "no gpu"],
+            inputs=[
+                io.Model.Input("model", tooltip="A STIV model; LoRAs may come before or after.")
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The same model, for samplers.")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        require_stiv(model, "STIV Faster CPU")
+        doubt = packing_doubt(model)
+        if doubt:
+            tell(cls, doubt)
+            return io.NodeOutput(model)
+        return io.NodeOutput(packed(model))
