@@ -67,7 +67,7 @@ function addFrameRule(node) {
     draw();
   });
   onValues(node, NAMES, draw);
-  addPanel(node, "stiv_frame_rule", panel, { minHeight: 124 });
+  addPanel(node, "stiv_frame_rule", panel, { minHeight: 142 });
   draw();
 }
 
