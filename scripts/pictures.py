@@ -138,6 +138,8 @@ EXAMPLES = {
     ),
     "STIVGuidanceInterval": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVFasterCPU": Example({"model": _MODEL}, {"model": "KSampler.model"}),
+    "STIVGuidanceInterval": Example({"model": "STIVGuidance.model"}, {"model": "KSampler.model"}),
+    "STIVFasterCPU": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVLongVideoPlan": Example(
         after={"plan": "STIVLongVideo.plan"},
         widgets={
