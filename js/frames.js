@@ -2,9 +2,19 @@
 
 import { app } from "../../scripts/app.js";
 
-import { LIMITS, REFERENCE, SHAPES } from "./frames/rule.mjs";
-import { framesFor, relativeWork, reshape, shapeOf, short, sideChoices } from "./frames/rule.mjs";
-import { tokens, within } from "./frames/rule.mjs";
+import {
+  LIMITS,
+  REFERENCE,
+  SHAPES,
+  framesFor,
+  relativeWork,
+  reshape,
+  shapeOf,
+  short,
+  sideChoices,
+  tokens,
+  within,
+} from "./frames/rule.mjs";
 import { words } from "./frames/words.mjs";
 import { fill, h } from "./lib/dom.mjs";
 import { addPanel, isWired, onValues, remember, setWidget, widgetOf } from "./lib/nodes.mjs";
@@ -47,8 +57,9 @@ function addFrameRule(node) {
   const draw = () => {
     const size = sizeOf(node);
     const rate = within(node.properties?.[FPS] ?? DEFAULT_FPS, LIMITS.fps);
-    drawShapes(node, shapes, turn, size);
-    if (document.activeElement !== seconds) seconds.value = String(round(size.frames / rate));
+    drawShapes(shapes, turn, size);
+    const length = size.frames === null ? "" : String(round(size.frames / rate));
+    if (document.activeElement !== seconds) seconds.value = length;
     if (document.activeElement !== fps) fps.value = String(rate);
     seconds.disabled = isWired(node, "frames");
     fill(status, statusLine(node, size));
@@ -104,7 +115,7 @@ function turnSize(node) {
   setSize(node, { width: height, height: width });
 }
 
-function drawShapes(node, shapes, turn, size) {
+function drawShapes(shapes, turn, size) {
   const sides = size.width !== null && size.height !== null;
   const current = sides ? shapeOf(size) : null;
   for (const { button, shape } of shapes) {
