@@ -18,6 +18,7 @@ import { words } from "./plan/words.mjs";
 const say = from(words);
 const STORED = "stiv.plan";
 const PAUSE_MS = 250; // while somebody types
+const DRAW_MS = 100; // between two drawings of a run's progress, at least
 const HISTORY_MS = 500; // after a run, until the host has written it down
 
 const panels = new Set();
@@ -215,12 +216,13 @@ function progressed(promptId, nodes) {
 }
 
 function over(promptId, act) {
-  for (const { run } of runs.values()) if (run.id === promptId) act(run);
   for (const panel of panels) panel.over(promptId);
-  store();
+  const ours = [...runs.values()].filter(({ run }) => run.id === promptId);
+  for (const { run } of ours) act(run);
+  if (ours.length) store();
 }
 
-/** An event of the server, and then every panel drawn anew, once a frame. */
+/** An event of the server, and then every panel drawn anew. */
 function listen(name, act) {
   api.addEventListener(name, ({ detail }) => {
     if (!detail) return;
@@ -233,12 +235,12 @@ function listen(name, act) {
   });
 }
 
-let frame = 0;
+let drawing = 0;
 function drawSoon() {
-  frame ||= requestAnimationFrame(() => {
-    frame = 0;
+  drawing ||= setTimeout(() => {
+    drawing = 0;
     for (const panel of panels) panel.draw();
-  });
+  }, DRAW_MS);
 }
 
 let timer = 0;

@@ -80,7 +80,7 @@ function sourceOf(place, input) {
   for (let steps = 0; steps < MAX_STEPS; steps++) {
     const link = linkOf(at.node.graph, at.input?.link);
     if (!link) return null;
-    if (link.origin_id === FROM_OUTSIDE) {
+    if (isFromOutside(link)) {
       at = outside(at, link);
       if (at.input?.link == null) return promoted(at);
       continue;
@@ -124,7 +124,7 @@ function inside({ node, path, slot }, type) {
   const link = linkOf(graph, graph.outputs?.[slot]?.linkIds?.[0]);
   if (!link) return null;
   const place = [...path, node];
-  if (link.origin_id === FROM_OUTSIDE) {
+  if (isFromOutside(link)) {
     return { node, path, input: node.inputs?.[link.origin_slot] };
   }
   const origin = graph.getNodeById(link.origin_id);
@@ -136,6 +136,10 @@ function bypassing(node, slot, type) {
   const inputs = node.inputs ?? [];
   const fits = (input) => input && (input.type === type || input.type === "*" || type === "*");
   return fits(inputs[slot]) ? inputs[slot] : inputs.find(fits);
+}
+
+function isFromOutside(link) {
+  return Number(link.origin_id) === FROM_OUTSIDE; // a number or a text, as the host's version is
 }
 
 function linkOf(graph, id) {

@@ -3,6 +3,7 @@
 import { h } from "../lib/dom.mjs";
 import { from } from "../lib/words.mjs";
 import { duration, ratio } from "./format.mjs";
+import { followers, seamScore } from "./rows.mjs";
 import { words } from "./words.mjs";
 
 const say = from(words);
@@ -46,7 +47,7 @@ export function segmentRow(actions, plain) {
     reroll,
   );
 
-  function update(now, { editable }) {
+  function update(now, { editable, plan }) {
     item = now;
     const { segment } = item;
     text(name, nameOf(segment));
@@ -66,7 +67,7 @@ export function segmentRow(actions, plain) {
     setButton(lock, can ? say(item.locked ? "plan.unlock" : "plan.lock") : why, can);
     lock.setAttribute("aria-pressed", String(item.locked));
     icon(lock, item.locked ? "pi-lock" : "pi-lock-open");
-    setButton(reroll, can ? rerollHint(item) : why, can);
+    setButton(reroll, can ? rerollHint(followers(plan, item.index)) : why, can);
     if (!plain) showState();
     element.setAttribute("aria-label", described(item, plain));
   }
@@ -95,9 +96,10 @@ export function seamRow(actions) {
   function update(now, { editable, rows }) {
     item = { ...now, target: rows.find((row) => row.index === now.seam.reroll) };
     const { score: seam } = item;
+    const { worst, shows } = seamScore(seam);
     text(place, say("plan.seam", { position: item.seam.position }));
-    text(score, seamText(item));
-    element.classList.toggle("stiv-plan-shows", item.shows);
+    text(score, seamText(seam, worst, shows));
+    element.classList.toggle("stiv-plan-shows", shows);
     element.title = say("plan.seam_hint", {
       luma: `${ratio(seam.luma)} ×`,
       colour: `${ratio(seam.colour)} ×`,
@@ -123,13 +125,13 @@ function stateText({ state, progress }) {
   return say(state === "unknown" ? "plan.state_unknown" : `plan.${state}`);
 }
 
-function seamText({ score, worst, shows }) {
-  if (score.stands_still) return say("plan.seam_still");
+function seamText(seam, worst, shows) {
+  if (seam.stands_still) return say("plan.seam_still");
   return say(shows ? "plan.seam_seen" : "plan.seam_unseen", { ratio: ratio(worst) });
 }
 
-function rerollHint({ follow }) {
-  return follow ? say("plan.reroll_follow", { count: follow }) : say("plan.reroll");
+function rerollHint(count) {
+  return count ? say("plan.reroll_follow", { count }) : say("plan.reroll");
 }
 
 function described(item, plain) {

@@ -20,20 +20,23 @@ export function rowsOf(plan, known = {}) {
   const own = seedsIn(known.seeds ?? "");
   const height = known.plain ? PLAIN_HEIGHT : SEGMENT_HEIGHT;
   const seams = known.plain ? new Map() : seamsByRow(plan, known);
-  const follow = followers(plan);
   const items = [];
   let top = 0;
   const add = (item, itsHeight) => {
-    items.push({ ...item, top, height: itsHeight });
+    item.top = top;
+    item.height = itsHeight;
+    items.push(item);
     top += itsHeight;
   };
   plan.segments.forEach((segment, index) => {
-    const state = known.plain ? { state: "planned" } : stateOf(segment, known);
-    const row = { key: segment.name, kind: "segment", index, segment, ...state };
+    const row = known.plain ? { state: "planned" } : stateOf(segment, known);
+    row.key = segment.name;
+    row.kind = "segment";
+    row.index = index;
+    row.segment = segment;
     row.prompt = plan.prompts[segment.prompt] ?? "";
     row.locked = segment.place !== "" && own.has(segment.place);
     row.last = Math.min(segment.last, plan.frames - 1);
-    row.follow = follow[index];
     add(row, height);
     for (const seam of seams.get(index) ?? []) add(seam, SEAM_HEIGHT);
   });
@@ -43,11 +46,12 @@ export function rowsOf(plan, known = {}) {
 /** {state, progress, picture, seconds} of a segment; "unknown" where nothing was told so far. */
 export function stateOf(segment, { setup, memory, run }) {
   const there = setup && memory?.segment(setup, segment.content);
-  const seen = { picture: there?.picture ?? "", seconds: there?.seconds ?? null };
+  const seen = { picture: there?.picture ?? "", seconds: there?.seconds ?? null, progress: 0 };
   const now = run?.of(segment);
-  if (now && (run.active || now.state !== "waiting")) return { ...seen, ...now };
-  if (there) return { ...seen, state: "kept" };
-  return { ...seen, state: setup && memory?.knows(setup) ? "missing" : "unknown" };
+  if (now && (run.active || now.state !== "waiting")) return Object.assign(seen, now);
+  if (there) seen.state = "kept";
+  else seen.state = setup && memory?.knows(setup) ? "missing" : "unknown";
+  return seen;
 }
 
 /** Numbers for the head of the panel; null is what is not known. */
@@ -69,32 +73,13 @@ export function totalsOf(plan, rows, { setup, memory, steps, cfg } = {}) {
   };
 }
 
-const counted = new WeakMap(); // of plans that are drawn again and again
-
-/** How many segments are made anew with each one, itself left out. */
-export function followers(plan) {
-  if (!counted.has(plan)) counted.set(plan, countFollowers(plan.segments));
-  return counted.get(plan);
-}
-
-function countFollowers(segments) {
-  const chained = segments.every(({ needs }, at) => needs.every((need) => need === at - 1));
-  if (chained) return chainLengths(segments); // a long roll-out: each from the one before
-  return segments.map((_, index) => {
-    const found = new Set([index]);
-    for (let later = index + 1; later < segments.length; later++) {
-      if (segments[later].needs.some((need) => found.has(need))) found.add(later);
-    }
-    return found.size - 1;
-  });
-}
-
-function chainLengths(segments) {
-  const lengths = segments.map(() => 0);
-  for (let at = segments.length - 2; at >= 0; at--) {
-    if (segments[at + 1].needs.length) lengths[at] = lengths[at + 1] + 1;
+/** How many segments are made anew with one of them, itself left out. */
+export function followers({ segments }, index) {
+  const found = new Set([index]);
+  for (let later = index + 1; later < segments.length; later++) {
+    if (segments[later].needs.some((need) => found.has(need))) found.add(later);
   }
-  return lengths;
+  return found.size - 1;
 }
 
 /** Which rows show in a part of the list: [first, one past the last]. */
@@ -124,8 +109,10 @@ function seamsByRow(plan, { setup, memory }) {
   for (const seam of plan.seams) {
     const score = memory.seam(setup, seamKey(plan, seam));
     if (!score) continue;
-    const item = { key: `seam${seam.position}`, kind: "seam", seam, score, ...seamScore(score) };
-    found.set(seam.after, [...(found.get(seam.after) ?? []), item]);
+    const item = { key: `seam${seam.position}`, kind: "seam", seam, score };
+    const there = found.get(seam.after);
+    if (there) there.push(item);
+    else found.set(seam.after, [item]);
   }
   return found;
 }

@@ -86,7 +86,7 @@ export function planView(actions, { plain = false } = {}) {
       row.element.style.height = `${item.height}px`;
       row.element.setAttribute("aria-setsize", String(items.length));
       row.element.setAttribute("aria-posinset", String(at + 1));
-      row.update(item, { editable: model.editable, rows: items });
+      row.update(item, { editable: model.editable, plan: model.plan, rows: items });
       // in the order of the list, for the Tab key; moved only if needed, or it would lose focus
       const place = before ? before.nextSibling : room.firstChild;
       if (row.element !== place) room.insertBefore(row.element, place);

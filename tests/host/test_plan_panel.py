@@ -61,6 +61,19 @@ _WATCH = """panel => {
     }).observe(panel, { subtree: true, childList: true, attributes: true });
 }"""
 
+_COMPARE = """async () => {
+    const { promptAround } = await import("/extensions/ComfyUI-STIV/plan/graph.mjs");
+    const all = graph => graph.nodes.flatMap(
+        node => node.subgraph ? all(node.subgraph) : node.isVirtualNode ? [] : [node]);
+    const { output } = await app.graphToPrompt();
+    for (const node of Object.values(output)) delete node._meta;
+    return [output, promptAround(app.rootGraph, all(app.rootGraph)).prompt];
+}"""
+_INTO_A_SUBGRAPH = """() => {
+    const inside = node => node.type.startsWith("STIV") && !node.type.includes("Load");
+    app.graph.convertToSubgraph(new Set(app.graph.nodes.filter(inside)));
+}"""
+
 
 class Open:
     """A graph with a plan node and STIV Long Video, and their panels."""
@@ -243,6 +256,17 @@ def test_what_is_not_known_is_said(open_graph: Callable[..., Open], browser: Fro
     graph.page.evaluate(f"app.graph.getNodeById({PLAN}).mode = 2; app.graph.change()")
     graph.set(PLAN, "frames", 30)
     expect(graph.plan.locator(".stiv-plan-note")).to_contain_text("off")
+
+
+@pytest.mark.parametrize("name", ["long_video", "interpolate", "image_to_video"])
+def test_the_panel_reads_a_graph_as_the_host_does(name: str, browser: FrontEnd) -> None:
+    browser.load(name)
+    hosts, panels = browser.page.evaluate(_COMPARE)
+    assert panels == hosts
+    browser.page.evaluate(_INTO_A_SUBGRAPH)
+    hosts, panels = browser.page.evaluate(_COMPARE)
+    assert any(":" in id_ for id_ in hosts)
+    assert panels == hosts
 
 
 @pytest.mark.parametrize("event", ["stiv.plan", "stiv.long_video"])

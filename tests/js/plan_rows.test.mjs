@@ -28,16 +28,13 @@ test("what shows of a long list", () => {
 });
 
 test("what is made anew with a segment", () => {
-  assert.deepEqual(followers(planOf()), [3, 0, 0, 0]);
-  const chain = planOf(3);
-  chain.segments.forEach((row, at) => (row.needs = at ? [at - 1] : []));
-  assert.deepEqual(followers(chain), [3, 2, 1, 0]);
-  const apart = planOf(3);
-  for (const row of apart.segments) row.needs = [];
-  assert.deepEqual(followers(apart), [0, 0, 0, 0]);
-  const branches = planOf(3);
-  branches.segments.forEach((row, at) => (row.needs = [[], [0], [1], [0]][at]));
-  assert.deepEqual(followers(branches), [3, 1, 0, 0]);
+  const needing = (...needs) => ({ segments: needs.map((each) => ({ needs: each })) });
+  const counts = (plan) => plan.segments.map((_, index) => followers(plan, index));
+  assert.deepEqual(counts(planOf()), [3, 0, 0, 0]);
+  assert.deepEqual(counts(needing([], [0], [1], [2])), [3, 2, 1, 0]);
+  assert.deepEqual(counts(needing([], [], [], [])), [0, 0, 0, 0]);
+  assert.deepEqual(counts(needing([], [0], [1], [0])), [3, 1, 0, 0]);
+  assert.deepEqual(counts(needing([], [], [0, 1], [1])), [1, 2, 0, 0]);
 });
 
 test("sums say nothing that is not known", () => {
