@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
-import torch
 from torch import Tensor, nn
 
-from ...stiv.packed import PackedForward, can_pack, packable
+from ...stiv.packed import PackedForward, packable, pays_off
 
 _NETWORK = "diffusion_model"
 
@@ -35,10 +34,9 @@ def packing_doubt(model: Any) -> str | None:
     device, dtype = model.load_device, model.model.get_dtype_inference()
     if device.type != "cpu":
         return f"the model runs on {device}: packed weights are for a CPU, nothing changes"
-    if not can_pack(dtype):
+    if not pays_off(dtype):
         name = str(dtype).removeprefix("torch.")
-        other = "" if dtype == torch.float32 else "; fp32 may work"
-        return f"this CPU cannot compute {name} with packed weights, nothing changes{other}"
+        return f"packed weights would not be faster for {name} on this CPU: nothing changes"
     return None
 
 

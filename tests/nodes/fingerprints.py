@@ -121,6 +121,7 @@ def models(path: Path) -> dict[str, Any]:
     from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
     from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
     from comfy_extras.nodes_model_advanced import ModelSamplingSD3, RescaleCFG
+    from ComfyUI_STIV.nodes.host.speed import packed
 
     from tests.nodes import scenes, tiny, wan
 
@@ -158,7 +159,7 @@ def models(path: Path) -> dict[str, Any]:
         "renorm": guided("joint", renorm=True),
         "interval": tiny.run("STIVGuidanceInterval", model=model, start=0.0, end=0.5),
         "interval to 0.6": tiny.run("STIVGuidanceInterval", model=model, start=0.0, end=0.6),
-        "packed": tiny.run("STIVFasterCPU", model=model),
+        "packed": packed(model),
         "EasyCache": tiny.run(EasyCacheNode, reuse_threshold=0.2, **cache),
         "EasyCache 0.3": tiny.run(EasyCacheNode, reuse_threshold=0.3, **cache),
         "LazyCache": tiny.run(LazyCacheNode, reuse_threshold=0.2, **cache),
