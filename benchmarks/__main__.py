@@ -20,6 +20,7 @@ from . import (
     long_video,
     low_memory,
     optimizer,
+    timeline_drag,
 )
 
 CASES = {
@@ -34,6 +35,7 @@ CASES = {
     "long_video": long_video.run,
     "low_memory": low_memory.run,
     "optimizer": optimizer.run,
+    "timeline_drag": timeline_drag.run,
 }
 
 

@@ -24,7 +24,7 @@ export async function addFiles(timeline, files, at) {
   const wanted = files.filter(kindOf);
   const marks = marked(timeline, wanted, at);
   timeline.pending.push(...marks);
-  timeline.draw();
+  timeline.changed();
   const uploaded = [];
   for (const [done, file] of wanted.entries()) {
     const key = wanted.length > 1 ? "timeline.uploading_many" : "timeline.uploading";

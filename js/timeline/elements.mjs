@@ -22,6 +22,7 @@ export function build(timeline) {
     parts.chooser.value = "";
   });
   parts.canvas = h("canvas");
+  parts.strip = h("canvas"); // never on the page: what does not move is kept on it
   parts.stage = h(
     "div.stiv-timeline-stage",
     { tabindex: "0", role: "slider", aria: { label: say("timeline.strip"), valuemin: "0" } },
@@ -239,12 +240,14 @@ function colours(root) {
     const style = getComputedStyle(root);
     const of = (name) => style.getPropertyValue(`--stiv-${name}`).trim();
     at = performance.now();
-    found = {
+    const looked = {
       surface: of("surface"), raised: of("raised"), line: of("line"), text: of("text"),
       dim: of("dim"), accent: of("accent"), error: of("error"), errorText: of("error"),
       edge: "rgb(0 0 0 / 45%)", onAccent: "#fff", shade: "rgb(0 0 0 / 60%)", onShade: "#fff",
       hover: mix(of("text"), 8), chosen: mix(of("accent"), 22),
     };
+    const isSame = found && Object.keys(looked).every((name) => looked[name] === found[name]);
+    if (!isSame) found = looked;
     return found;
   };
 }

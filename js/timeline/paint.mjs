@@ -1,6 +1,6 @@
 /** Drawing the strip: ruler, frames, pictures, and an overview where not all is in view. */
 
-import { card, isWhole, overview, ticks, visible, xOf } from "./geometry.mjs";
+import { CARD, card, isWhole, overview, ticks, visible, xOf } from "./geometry.mjs";
 
 export const RULER = 16;
 export const OVERVIEW = 10;
@@ -15,6 +15,8 @@ function film({ view, height, shown }) {
 }
 
 /**
+ * What stays while the pointer moves: the frames, and what lies on them.
+ *
  * @param {CanvasRenderingContext2D} ctx scaled to pixels of the strip
  * @param {object} scene
  * @param {import("./geometry.mjs").View} scene.view
@@ -22,10 +24,6 @@ function film({ view, height, shown }) {
  * @param {number} scene.frames of the video
  * @param {number} scene.shown frames of the strip, those beyond the video's end included
  * @param {Card[]} scene.cards pictures in order of their frames
- * @param {number} scene.cursor the chosen frame
- * @param {number | null} scene.hover the frame below the pointer
- * @param {Card | null} scene.held what is dragged, drawn above all else
- * @param {boolean} scene.inviting whether the chosen frame may get a picture
  * @param {Record<string, string>} scene.colours
  *
  * @typedef {object} Card
@@ -33,28 +31,53 @@ function film({ view, height, shown }) {
  * @property {number} to
  * @property {number} count frames, when it is a clip's
  * @property {string} name
- * @property {CanvasImageSource | null} picture
+ * @property {() => CanvasImageSource | null} picture
  * @property {"" | "missing" | "wrong" | "pending" | "held"} state
  * @property {boolean} chosen
  * @property {boolean} pinned to the last frame
  */
-export function paint(ctx, scene) {
-  const { view, height, cards } = scene;
+export function paintStrip(ctx, scene) {
+  const { view, height, shown, cards } = scene;
   ctx.clearRect(0, 0, view.width, height);
-  ctx.font = "10px system-ui, sans-serif";
-  ctx.textBaseline = "middle";
+  writeSmall(ctx);
   paintFilm(ctx, scene);
-  paintRuler(ctx, scene);
-  const [from, to] = visible(view, scene.shown);
-  const near = cards.filter((it) => it.to >= from - 40 && it.from <= to);
+  const [from, to] = visible(view, shown);
+  const most = Math.ceil(CARD / view.unit); // frames that a narrow card covers
+  const near = cards.filter((it) => it.to >= from - most && it.from <= to);
   for (const it of near) if (!it.chosen) paintCard(ctx, scene, it);
   for (const it of near) if (it.chosen) paintCard(ctx, scene, it);
-  if (scene.held) paintCard(ctx, scene, scene.held);
-  if (!isWhole(view, scene.shown)) paintOverview(ctx, scene);
+  if (!isWhole(view, shown)) paintOverview(ctx, scene);
+}
+
+/**
+ * What follows the pointer and the keys, above the strip.
+ *
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {object} scene as above, and
+ * @param {number} scene.cursor the chosen frame
+ * @param {number | null} scene.hover the frame below the pointer
+ * @param {Card | null} scene.held what is dragged
+ * @param {boolean} scene.isEmpty whether nothing lies at the chosen frame
+ * @param {boolean} scene.inviting whether something may be placed there
+ */
+export function paintOver(ctx, scene) {
+  const { view, frames, cursor, hover, held, colours, isEmpty } = scene;
+  const { top, high } = film(scene);
+  writeSmall(ctx);
+  if (hover !== null && hover < frames) column(ctx, view, hover, top, high, colours.hover);
+  if (isEmpty || held) column(ctx, view, cursor, top, high, colours.chosen);
+  if (isEmpty && scene.inviting && view.unit >= 14) plus(ctx, view, cursor, top, high, colours);
+  paintRuler(ctx, scene);
+  if (held) paintCard(ctx, scene, held);
+}
+
+function writeSmall(ctx) {
+  ctx.font = "10px system-ui, sans-serif";
+  ctx.textBaseline = "middle";
 }
 
 function paintFilm(ctx, scene) {
-  const { view, frames, shown, cursor, hover, colours, cards } = scene;
+  const { view, frames, shown, colours } = scene;
   const { top, high } = film(scene);
   const end = xOf(view, frames);
   ctx.fillStyle = colours.surface;
@@ -64,9 +87,6 @@ function paintFilm(ctx, scene) {
   ctx.clip();
   if (shown > frames) paintBeyond(ctx, end, top, view.width - end, high, colours);
   paintLines(ctx, view, shown, top, high, colours);
-  if (hover !== null && hover < frames) column(ctx, view, hover, top, high, colours.hover);
-  column(ctx, view, cursor, top, high, colours.chosen);
-  if (scene.inviting && !cards.some((it) => it.chosen) && view.unit >= 14) plus(ctx, view, cursor, top, high, colours);
   ctx.restore();
   ctx.strokeStyle = colours.line;
   ctx.lineWidth = 1;
@@ -155,9 +175,10 @@ function paintCard(ctx, scene, it) {
   ctx.save();
   ctx.clip();
   const faded = it.state === "missing" || it.state === "pending";
-  paintPicture(ctx, it, x, y, width, tall, faded ? 0.35 : 1);
+  const picture = it.picture();
+  if (picture) paintPicture(ctx, picture, it.count, x, y, width, tall, faded ? 0.35 : 1);
   if (it.count > 1) paintRun(ctx, it, x, y, width, tall, colours);
-  if (!it.picture || faded) paintName(ctx, it, x, y, width, tall, colours);
+  if (!picture || faded) paintName(ctx, it, x, y, width, tall, colours);
   ctx.restore();
   paintBorder(ctx, it, x, y, width, tall, colours);
   if (it.pinned) paintPin(ctx, x + width, y, tall, colours);
@@ -166,8 +187,7 @@ function paintCard(ctx, scene, it) {
 }
 
 /** A clip shows its first frame, and fainter again and again as far as it goes. */
-function paintPicture(ctx, { picture, count }, x, y, width, tall, alpha) {
-  if (!picture) return;
+function paintPicture(ctx, picture, count, x, y, width, tall, alpha) {
   const each = count > 1 ? Math.min(width, tall * Math.max(0.8, picture.width / picture.height)) : width;
   for (let at = 0; at < width; at += each) {
     cover(ctx, picture, x + at, y, each, tall, at ? alpha * 0.35 : alpha);

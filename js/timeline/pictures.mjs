@@ -4,6 +4,7 @@ import { ask, firstFrame, isPicture, viewPath } from "./files.mjs";
 
 const SIDE = 160; // pixels that a picture is kept with: enough for the strip at twice its size
 const AT_ONCE = 3;
+const CALM_MS = 150; // between one showing of what arrived and the next
 const THUMB = /^data:image\/(webp|jpeg|png);base64,[A-Za-z0-9+/]+=*$/;
 
 export class Pictures {
@@ -12,7 +13,8 @@ export class Pictures {
    * @param {() => void} changed called when there is something new to show
    */
   constructor(api, changed) {
-    Object.assign(this, { api, changed });
+    this.api = api;
+    this.changed = calmly(changed);
     this.seen = new Map(); // what the server said of a file
     this.bitmaps = new Map(); // by file and content; null while it loads or where it cannot
     this.thumbs = new Map(); // by data URL
@@ -105,6 +107,19 @@ export class Pictures {
     this.changed();
     if (this.waiting.length) this.next();
   }
+}
+
+/** A function that is called a moment after it was asked for, once for all who asked meanwhile. */
+function calmly(act) {
+  let waits = false;
+  return () => {
+    if (waits) return;
+    waits = true;
+    setTimeout(() => {
+      waits = false;
+      act();
+    }, CALM_MS);
+  };
 }
 
 async function shrunk(whole) {

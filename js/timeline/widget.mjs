@@ -6,7 +6,7 @@ import { addFiles } from "./adding.mjs";
 import { build, showChosen, showMessages } from "./elements.mjs";
 import { clamped, isWhole, resized, shownFrames, showing, startView, zoomed } from "./geometry.mjs";
 import { onKey } from "./keys.mjs";
-import { paint } from "./paint.mjs";
+import { paintOver, paintStrip } from "./paint.mjs";
 import { Pictures } from "./pictures.mjs";
 import { followPointer } from "./pointer.mjs";
 import * as state from "./state.mjs";
@@ -109,6 +109,7 @@ export class Timeline {
     if (this.isGone) return;
     showMessages(this);
     showChosen(this);
+    this.isStale = true;
     this.draw();
   }
 
@@ -288,7 +289,7 @@ export class Timeline {
 
   /** Fit the canvas to the strip's place on the page, sharp at any zoom of the graph. */
   fit() {
-    const { stage, canvas } = this.parts;
+    const { stage } = this.parts;
     const [width, height] = [stage.clientWidth, stage.clientHeight];
     if (!width || !height) return;
     const shown = this.shown();
@@ -296,8 +297,6 @@ export class Timeline {
     else if (this.view.width !== width) this.view = resized(this.view, width, shown);
     const zoom = (stage.getBoundingClientRect().width / stage.offsetWidth) * devicePixelRatio;
     this.scale = Math.min(Math.max(Math.ceil(zoom * 2) / 2, 1), 4);
-    const [w, h] = [Math.round(width * this.scale), Math.round(height * this.scale)];
-    if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
     this.height = height;
     this.paint();
   }
@@ -338,7 +337,7 @@ export class Timeline {
   cards() {
     const cards = this.items.map((item) => this.card(item, state.first(item, this.frames)));
     for (const { name, at } of this.pending) {
-      cards.push({ from: at, to: at, count: 1, name, picture: null, state: "pending" });
+      cards.push({ from: at, to: at, count: 1, name, picture: () => null, state: "pending" });
     }
     return cards.sort((a, b) => a.from - b.from);
   }
@@ -350,30 +349,49 @@ export class Timeline {
       to: at + (item.count - 1) * item.spacing,
       count: item.count,
       name: state.nameOf(item),
-      picture: this.pictures.of(item),
+      picture: () => this.pictures.of(item), // only what is in view is loaded
       state: this.pictures.stateOf(item) || (this.troubles.has(item) ? "wrong" : ""),
       chosen: item === this.chosen,
       pinned: item.at === "last",
     };
   }
 
+  /** The strip is drawn anew only when it changed: dragging draws what moves above it. */
   paint() {
     if (!this.view || this.isGone) return;
     this.remember();
-    const { held, cursor, hover, frames, view, height, parts } = this;
-    const isMoving = held?.item && held.at !== null;
-    const stays = (card) => !isMoving || held.copies || card.item !== held.item;
-    const ctx = parts.canvas.getContext("2d");
-    ctx.setTransform(this.scale, 0, 0, this.scale, 0, 0);
-    paint(ctx, {
-      view, height, frames, hover,
-      cursor: held?.at ?? cursor,
+    const { held, cursor, hover, frames, view, height, parts, scale } = this;
+    const colours = parts.colours();
+    const isMoving = Boolean(held?.item) && held.at !== null;
+    const scene = {
+      view, height, frames, hover, colours,
       shown: this.shown(),
-      cards: this.cards().filter(stays),
+      cursor: held?.at ?? cursor,
       held: isMoving ? { ...this.card(held.item, held.at), state: "held", pinned: false } : null,
+      isEmpty: !this.chosen,
       inviting: !this.isLocked(),
-      colours: parts.colours(),
-    });
+    };
+    const left = isMoving && !held.copies ? held.item : null; // it is above the strip now
+    const looks = [view, height, scale, colours, left];
+    if (this.isStale || looks.some((look, n) => look !== this.looks?.[n])) {
+      this.looks = looks;
+      this.isStale = false;
+      const cards = this.cards().filter((card) => !left || card.item !== left);
+      paintStrip(this.scaled(parts.strip), { ...scene, cards });
+    }
+    const ctx = this.scaled(parts.canvas);
+    ctx.clearRect(0, 0, view.width, height);
+    ctx.drawImage(parts.strip, 0, 0, view.width, height);
+    paintOver(ctx, scene);
+  }
+
+  /** A canvas of the strip's size to draw on in the strip's pixels. */
+  scaled(canvas) {
+    const [width, height] = [this.view.width, this.height].map((n) => Math.round(n * this.scale));
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    const ctx = canvas.getContext("2d");
+    ctx.setTransform(this.scale, 0, 0, this.scale, 0, 0);
+    return ctx;
   }
 }
 

@@ -49,6 +49,7 @@ _IN_WORKFLOW = """() => {
         if (widget.name === "steps") widget.value = 3;
         if (widget.name === "control_after_generate") widget.value = "fixed";
     }
+    app.graph.updateExecutionOrder();
     app.canvas.ds.scale = 1;
     app.canvas.ds.offset = [240, 580];
     app.canvas.setDirty(true, true);
@@ -233,7 +234,7 @@ def test_tools_snap_pin_and_copy(browser: FrontEnd) -> None:
     strip.drag(2, 8, copy=True)
     strip.tool("Last").click()
     assert strip.places() == {2: "red.png", "last": "red.png"}
-    snap = browser.page.get_by_role("spinbutton", name="Pictures go to every")
+    snap = browser.page.get_by_role("spinbutton", name="Pictures go to frames")
     snap.fill("4")
     snap.press("Enter")
     strip.drag(2, 7)
@@ -264,7 +265,7 @@ def test_pasted_files_and_numbers_of_a_clip(browser: FrontEnd) -> None:
 
     number("How many frames", 4)
     number("How far apart", 3)
-    number("Only every", 2)
+    number("One frame is taken of", 2)
     number("The first frame of the clip", 3)
     (item,) = strip.items()
     chosen = {key: item[key] for key in ("at", "count", "spacing", "every", "start")}
