@@ -102,6 +102,8 @@ def test_a_blueprint_is_found_added_and_runs(
     }
     assert added["widgets"]["checkpoint"] == "stiv_nano (bundled)"
     assert not [error for error in browser.errors if "blueprint" in error.lower()]
+    if not browser.draws_vue_nodes():
+        return  # one renderer's run is enough: the prompt is made of the graph, not of its drawing
 
     values, input_, frames, fps = ASKED[name]
     save = browser.page.evaluate(_WIRE, [values, input_, PICTURES])
