@@ -44,7 +44,7 @@ _MARK = """() => {
     const mark = document.createElement("div");
     mark.id = "mark";
     mark.style = "position: fixed; left: 300px; top: 20px; width: 12px; height: 12px;"
-        + " background: red; pointer-events: none";
+        + " background: red; pointer-events: none; z-index: 99999";
     mark.addEventListener("pointermove", event => {
         mark.style.transform = `translateX(${(event.clientX - 300) * 20}px)`;
     });

@@ -144,7 +144,7 @@ export function showChosen(timeline) {
   const locked = timeline.isLocked();
   root.hidden = !chosen || locked;
   parts.summary.hidden = !root.hidden;
-  parts.summary.textContent = locked ? "" : summary(timeline);
+  parts.summary.textContent = summary(timeline);
   for (const tool of ["first", "last", "duplicate", "remove"]) {
     parts.tools[tool].disabled = !chosen || locked;
   }
@@ -164,7 +164,10 @@ export function showChosen(timeline) {
   }
 }
 
-function summary({ items, frames }) {
+function summary({ items, frames, problem, host }) {
+  if (host.isWired("timeline")) return say("timeline.text_by_wire");
+  if (problem) return "";
+  if (host.isWired("frames")) return say("timeline.by_wire", { frames });
   if (!items.length) return say("timeline.empty");
   return say("timeline.given", { given: state.taken(items, frames).size, frames });
 }
@@ -186,33 +189,29 @@ function describeFrame({ parts, chosen, frames, cursor, held, pictures, troubles
   stage.setAttribute("aria-valuetext", text);
 }
 
-/** What stands in the way of a run, or went wrong last. */
+/** What went wrong last, and what stands in the way of a run. */
 export function showMessages(timeline) {
-  const { parts, problem, host } = timeline;
-  const messages = [];
-  if (timeline.trouble) messages.push(timeline.trouble);
-  if (host.isWired("timeline")) messages.push(say("timeline.text_by_wire"));
-  else if (problem) {
-    messages.push(say("timeline.unread", { problem: say(problem.key, problem.values) }));
-  } else messages.push(...standing(timeline));
-  if (host.isWired("frames")) messages.push(say("timeline.by_wire", { frames: timeline.frames }));
-  const shown = messages.join(" ");
-  if (parts.alert.dataset.text === shown) return; // else it would be read aloud again
-  parts.alert.dataset.text = shown;
-  parts.alert.hidden = !shown;
-  fill(parts.alert, ...messages.map((text) => h("p", {}, text)));
-  if (problem) {
-    const clear = () => {
-      host.commit("");
-      timeline.refresh();
-    };
-    parts.alert.append(
-      h("button", { type: "button", onclick: clear }, say("timeline.begin_anew")),
-    );
-  }
+  const { alert } = timeline.parts;
+  const messages = [timeline.trouble, ...standing(timeline)].filter(Boolean);
+  const text = messages.join(" ");
+  if (alert.dataset.text === text) return; // else it would be read aloud again
+  alert.dataset.text = text;
+  alert.hidden = !text;
+  const isUnread = timeline.problem && text;
+  fill(alert, ...messages.map((message) => h("p", {}, message)), isUnread && clearing(timeline));
 }
 
-function standing({ items, frames, troubles, pictures }) {
+function clearing(timeline) {
+  const clear = () => {
+    timeline.host.commit("");
+    timeline.refresh();
+  };
+  return h("button", { type: "button", onclick: clear }, say("timeline.begin_anew"));
+}
+
+function standing({ host, problem, items, frames, troubles, pictures }) {
+  if (host.isWired("timeline")) return [];
+  if (problem) return [say("timeline.unread", { problem: say(problem.key, problem.values) })];
   const messages = [];
   const kinds = [...troubles.values()];
   for (const kind of ["beyond", "double"]) {
@@ -242,7 +241,7 @@ function colours(root) {
     at = performance.now();
     const looked = {
       surface: of("surface"), raised: of("raised"), line: of("line"), text: of("text"),
-      dim: of("dim"), accent: of("accent"), error: of("error"), errorText: of("error"),
+      dim: of("dim"), accent: of("accent"), error: of("error"),
       edge: "rgb(0 0 0 / 45%)", onAccent: "#fff", shade: "rgb(0 0 0 / 60%)", onShade: "#fff",
       hover: mix(of("text"), 8), chosen: mix(of("accent"), 22),
     };

@@ -227,7 +227,7 @@ function paintRun(ctx, it, x, y, width, tall, colours) {
 /** The name of a picture that cannot be seen, in as many lines as there are. */
 function paintName(ctx, it, x, y, width, tall, colours) {
   const lines = wrapped(ctx, it.name, width - 6, Math.max(1, Math.floor((tall - 6) / 11)));
-  ctx.fillStyle = it.state === "missing" ? colours.errorText : colours.text;
+  ctx.fillStyle = colours.text;
   ctx.textAlign = "center";
   lines.forEach((line, n) => {
     ctx.fillText(line, x + width / 2, y + tall / 2 + (n - (lines.length - 1) / 2) * 11);

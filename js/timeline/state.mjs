@@ -132,6 +132,17 @@ export function itemAt(items, frame, frames) {
   return items.find(has) ?? null;
 }
 
+/** Whether two items are the same file at the same frame, as before and after reading anew. */
+export function isSame(one, other, frames) {
+  return one.file === other.file && first(one, frames) === first(other, frames);
+}
+
+/** Whether two items share a frame. */
+export function meets(one, other, frames) {
+  const places = taken([other], frames);
+  return [...taken([one], frames)].some((place) => places.has(place));
+}
+
 /** What keeps items from being made: "beyond" the end, or "double", on a frame of another. */
 export function troubles(items, frames) {
   const found = new Map();

@@ -19,8 +19,8 @@ const ANEW_MS = 3000;
 // It had the focus if that left so shortly before, and gets it back.
 const LEFT_MS = 500;
 
-/** How each node's strip was looked at. */
-const looks = new Map();
+/** How each node's strip was looked at, by the node's key. */
+const views = new Map();
 
 export class Timeline {
   /**
@@ -78,9 +78,9 @@ export class Timeline {
   /** The node is gone: nothing that comes late does anything. */
   close() {
     this.isGone = true;
-    const look = looks.get(this.key);
     const now = performance.now();
-    if (look) Object.assign(look, { closedAt: now, hadFocus: now - this.leftAt < LEFT_MS });
+    const seen = views.get(this.key);
+    if (seen) Object.assign(seen, { closedAt: now, hadFocus: now - this.leftAt < LEFT_MS });
     this.stopPointer();
     this.outside.abort();
     this.resizing.disconnect();
@@ -95,7 +95,7 @@ export class Timeline {
     const wasWhole = this.view && isWhole(this.view, this.shown());
     Object.assign(this, { text, frames, held: null }, state.read(text));
     this.cursor = Math.min(this.cursor, frames - 1);
-    this.chosen = before && this.items.find((it) => isSame(it, before, frames));
+    this.chosen = before && this.items.find((it) => state.isSame(it, before, frames));
     this.chosen ??= state.itemAt(this.items, this.cursor, frames);
     this.troubles = state.troubles(this.items, frames);
     this.pictures.check(this.items);
@@ -199,7 +199,7 @@ export class Timeline {
     const length = (item.count - 1) * item.spacing;
     const moved = { ...item, at: at === "last" && !single ? this.frames - 1 - length : at };
     const frame = state.first(moved, this.frames);
-    const other = this.items.find((it) => it !== item && meets(it, moved, this.frames));
+    const other = this.items.find((it) => it !== item && state.meets(it, moved, this.frames));
     if (other) return this.complain(say("timeline.occupied", { frame, name: state.nameOf(other) }));
     const items = state.put(this.items, moved, this.frames, item);
     this.commit(items, moved, say("timeline.moved", { name: state.nameOf(item), frame }));
@@ -304,20 +304,20 @@ export class Timeline {
   /** Look at the strip as before, when the node was there a moment ago. */
   recall(width, shown) {
     this.view = startView(width, shown);
-    const look = looks.get(this.host.key());
-    const isAnew = this.wasLoaded && performance.now() - look?.closedAt < ANEW_MS;
-    if (!isAnew || look.frames !== this.frames) return;
-    this.snap = look.snap;
-    this.view = clamped({ width, unit: look.unit, scroll: look.scroll }, shown);
-    this.goTo(look.cursor);
-    if (look.hadFocus) this.parts.stage.focus({ preventScroll: true });
+    const seen = views.get(this.host.key());
+    const isAnew = this.wasLoaded && performance.now() - seen?.closedAt < ANEW_MS;
+    if (!isAnew || seen.frames !== this.frames) return;
+    this.snap = seen.snap;
+    this.view = clamped({ width, unit: seen.unit, scroll: seen.scroll }, shown);
+    this.goTo(seen.cursor);
+    if (seen.hadFocus) this.parts.stage.focus({ preventScroll: true });
   }
 
   remember() {
     const { unit, scroll } = this.view;
     this.key = this.host.key(); // a node that is gone has none any more
     const { cursor, snap, frames } = this;
-    looks.set(this.key, { cursor, snap, frames, unit, scroll });
+    views.set(this.key, { cursor, snap, frames, unit, scroll });
   }
 
   setView(view) {
@@ -372,9 +372,9 @@ export class Timeline {
       inviting: !this.isLocked(),
     };
     const left = isMoving && !held.copies ? held.item : null; // it is above the strip now
-    const looks = [view, height, scale, colours, left];
-    if (this.isStale || looks.some((look, n) => look !== this.looks?.[n])) {
-      this.looks = looks;
+    const inputs = [view, height, scale, colours, left];
+    if (this.isStale || inputs.some((input, n) => input !== this.drawnFrom?.[n])) {
+      this.drawnFrom = inputs;
       this.isStale = false;
       const cards = this.cards().filter((card) => !left || card.item !== left);
       paintStrip(this.scaled(parts.strip), { ...scene, cards });
@@ -393,13 +393,4 @@ export class Timeline {
     ctx.setTransform(this.scale, 0, 0, this.scale, 0, 0);
     return ctx;
   }
-}
-
-function isSame(one, other, frames) {
-  return one.file === other.file && state.first(one, frames) === state.first(other, frames);
-}
-
-function meets(one, other, frames) {
-  const places = state.taken([other], frames);
-  return [...state.taken([one], frames)].some((place) => places.has(place));
 }

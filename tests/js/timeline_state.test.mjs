@@ -192,6 +192,14 @@ test("the item of a frame", () => {
   assert.equal(state.itemAt(items, 10, 16), null);
 });
 
+test("items that share a frame, and the same item read anew", () => {
+  const run = picture(4, { count: 3, spacing: 2 });
+  assert.ok(state.meets(run, picture(8), 16));
+  assert.ok(!state.meets(run, picture(7), 16));
+  assert.ok(state.isSame(picture("last"), picture(15), 16));
+  assert.ok(!state.isSame(run, picture(4, { file: "dog.png" }), 16));
+});
+
 test("what stands in the way: beyond the end, or on a frame of another; nothing is dropped", () => {
   const items = [picture(3), picture(14), picture(12, { count: 3 }), picture(20), picture("last")];
   const found = state.troubles(items, 16);
