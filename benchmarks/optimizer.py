@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.profiler import ProfilerActivity, profile
 
 from training.optimizer import AdaFactor
+
+from .timing import peak_bytes
 
 WIDTH, REPEATS = 1152, 9
 SAME = (0.9, 1 - 1e-9)  # no cap of our own below theirs
@@ -39,7 +40,7 @@ def run() -> Iterator[dict]:
     bf16.param_groups[0]["params"][0].grad = ours[0].grad
     bf16.step()
     numbers = sum(p.numel() for p in ours)
-    temporary = _peak_bytes(mine.step)  # a tile, whatever the number of parameters
+    temporary = peak_bytes(mine.step)  # a tile, whatever the number of parameters
     seconds = [(_seconds(mine.step), _seconds(other.step)) for _ in range(REPEATS)]
     yield {
         "what": "step of one XL block, ours against transformers.Adafactor",
@@ -49,7 +50,7 @@ def run() -> Iterator[dict]:
         "time_ratio": round(statistics.median(a / b for a, b in seconds), 3),
         "temporary_bytes_per_parameter": round(temporary / numbers, 3),
         "temporary_mib": round(temporary / 2**20, 2),
-        "transformers_temporary_bytes_per_parameter": round(_peak_bytes(other.step) / numbers, 3),
+        "transformers_temporary_bytes_per_parameter": round(peak_bytes(other.step) / numbers, 3),
         "state_bytes_per_parameter": round(_state_bytes(mine) / numbers, 3),
         "state_bytes_per_parameter_bf16": round(_state_bytes(bf16) / ours[0].numel(), 3),
         "error_against_float64": error,
@@ -81,18 +82,6 @@ def _seconds(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
     return time.perf_counter() - start
-
-
-def _peak_bytes(step: Callable[[], object]) -> int:
-    """The most that a step holds at once beyond what it found, from torch's allocator."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        step()
-    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
 
 
 def _state_bytes(optimizer: Optimizer) -> int:

@@ -1,0 +1,45 @@
+"""An image's forward pass: the image model and the video model at one frame, against PixArt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from . import timing
+from .forward_video import OURS, PACKED, PARTS, Runs, add_packed, config_of, inputs, measured, ours
+from .forward_video import sized as sized_for
+from .peers import Size, host_pixart, install_host, pixart
+
+SIZE = Size(depth=4, frames=1, side=32)  # latents below 64 x 64 fail in the host's PixArt
+REPETITIONS = 7
+
+
+def run() -> Iterator[dict]:
+    """float32 and bfloat16."""
+    install_host()
+    for dtype in timing.DTYPES:
+        size, repetitions = sized_for(SIZE, REPETITIONS, dtype)
+        yield {"what": "setting", "dtype": dtype, **vars(size), "repetitions": repetitions}
+        yield from timing.between_rooflines(dtype, _rows(size, dtype, repetitions))
+
+
+@torch.inference_mode()
+def _rows(size: Size, dtype_name: str, repetitions: int) -> Iterator[dict]:
+    from .parts import from_parts
+
+    torch.manual_seed(0)
+    dtype = timing.DTYPES[dtype_name]
+    config = config_of(size, temporal_attention=False, temporal_patch=1)
+    model = ours(config, dtype)
+    given = inputs(config, size, dtype)
+    parts = from_parts(model, (1, size.side, size.side))
+    runs: Runs = {OURS: lambda: model(**given), PARTS: lambda: parts(**given)}
+    add_packed(runs, model, given)
+    runs["diffusers PixArt"] = pixart(size, dtype).call
+    runs["ComfyUI PixArt, as on a CPU"] = host_pixart(size, dtype, sdpa=False).call
+    runs["ComfyUI PixArt, SDPA"] = host_pixart(size, dtype, sdpa=True).call
+    video_config = config_of(size, temporal_patch=1)
+    video = ours(video_config, dtype)
+    runs["ours, video model at one frame"] = lambda: video(**given)
+    yield from measured(runs, repetitions, same=(PACKED, PARTS))

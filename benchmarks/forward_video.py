@@ -1,0 +1,131 @@
+"""A video's forward pass against what a user would pick instead: same tokens, depth and width.
+
+`ratio` is a run's time over that of ours as it is, `ratio_to_packed` over ours with packed linears,
+round by round in one process.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from stiv import STIVConfig, STIVTransformer
+from stiv.packed import can_pack, pack
+
+from . import open_sora, timing
+from .peers import CHANNELS, PATCH, Size, host_wan, install_host, latte, randomise
+
+SIZE = Size(depth=4)
+REPETITIONS = 7
+OURS, PACKED, PARTS = "ours", "ours, packed", "diffusers parts, same weights"
+Runs = dict[str, Callable[[], Tensor]]
+
+
+def config_of(size: Size, **changes: object) -> STIVConfig:
+    """The paper's final model without blocks for masked training, at a benchmark's size."""
+    return STIVConfig(
+        **{
+            "latent_channels": CHANNELS, "width": size.width, "depth": size.depth,
+            "heads": size.heads, "patch": PATCH, "text_width": size.text_width,
+            "pooled_width": size.text_width, "mask_decoder_blocks": 0, **changes,
+        }
+    )  # fmt: skip
+
+
+def ours(config: STIVConfig, dtype: torch.dtype) -> STIVTransformer:
+    """Random weights everywhere, so that an error anywhere shows in the output."""
+    model = STIVTransformer(config, dtype=dtype).requires_grad_(False)
+    randomise(model)
+    return model
+
+
+def inputs(config: STIVConfig, size: Size, dtype: torch.dtype, batch: int = 1) -> dict[str, Tensor]:
+    """What ours is given for the tokens of a size."""
+    side = PATCH * size.side
+    shape = (batch, CHANNELS, config.temporal_patch * size.frames, side, side)
+    return {
+        "x_BCTHW": torch.randn(shape).to(dtype),
+        "t_B": torch.full((batch,), 0.5),
+        "text_BLD": size.text(dtype).expand(batch, -1, -1),
+        "pooled": torch.randn(batch, config.pooled_width).to(dtype),
+    }
+
+
+def run() -> Iterator[dict]:
+    """float32 and bfloat16."""
+    install_host()
+    for dtype in timing.DTYPES:
+        size, repetitions = sized(SIZE, REPETITIONS, dtype)
+        yield {"what": "setting", "dtype": dtype, **vars(size), "repetitions": repetitions}
+        yield from timing.between_rooflines(dtype, _rows(size, dtype, repetitions))
+
+
+def sized(size: Size, repetitions: int, dtype: str) -> tuple[Size, int]:
+    """One block and few repetitions for a dtype that this CPU does not multiply itself."""
+    if timing.has_products(timing.DTYPES[dtype]):
+        return size, repetitions
+    return replace(size, depth=1), 3
+
+
+@torch.inference_mode()
+def _rows(size: Size, dtype_name: str, repetitions: int) -> Iterator[dict]:
+    from .parts import from_parts
+
+    torch.manual_seed(0)
+    dtype = timing.DTYPES[dtype_name]
+    config = config_of(size)
+    model = ours(config, dtype)
+    given = inputs(config, size, dtype)
+    parts = from_parts(model, (size.frames, size.side, size.side))
+    runs: Runs = {OURS: lambda: model(**given), PARTS: lambda: parts(**given)}
+    add_packed(runs, model, given)
+    runs["diffusers Latte"] = latte(size, dtype).call
+    folder = open_sora.find()
+    if folder:
+        runs["Open-Sora STDiT3"] = open_sora.stdit3(folder, size, dtype).call
+    else:
+        yield {"what": "Open-Sora STDiT3", "skipped": f"{open_sora.VARIABLE} names no checkout"}
+    runs["ComfyUI Wan, as on a CPU"] = host_wan(size, dtype, sdpa=False).call
+    runs["ComfyUI Wan, SDPA"] = host_wan(size, dtype, sdpa=True).call
+    yield from measured(runs, repetitions, same=(PACKED, PARTS))
+
+
+def add_packed(runs: Runs, model: STIVTransformer, given: Mapping[str, Tensor]) -> None:
+    """A copy of the model with packed linears, where this CPU can pack."""
+    if can_pack(model.dtype):
+        packed = copy.deepcopy(model)
+        pack(packed)
+        runs[PACKED] = lambda: packed(**given)
+
+
+def measured(runs: Runs, repetitions: int, same: tuple[str, ...]) -> Iterator[dict]:
+    """A row per run with its time, memory and, for those in `same`, its distance from ours; then
+    where the time of ours goes."""
+    reference = runs[OURS]().float()
+    gflop = {name: timing.count_gflop(call) for name, call in runs.items() if name != PACKED}
+    if PACKED in runs:
+        gflop[PACKED] = gflop[OURS]  # the counter does not know packed products
+    errors = {
+        name: timing.relative_error(runs[name]().float(), reference)
+        for name in same
+        if name in runs
+    }
+    peaks = {name: timing.peak_bytes(call) / 2**20 for name, call in runs.items()}
+    taken = timing.in_turn(runs, repetitions)
+    for row in timing.compared(taken, OURS, gflop):
+        name = row["what"]
+        row["peak_mib"] = round(peaks[name], 1)
+        if PACKED in taken:
+            ratios = taken[name].over(taken[PACKED])
+            row["ratio_to_packed"] = round(statistics.median(ratios), 3)
+        if name in errors:
+            row["error"] = float(f"{errors[name]:.2g}")
+        yield row
+    for name in (OURS, PACKED):
+        if name in runs:
+            yield {"what": f"shares of the time, {name}", "shares": timing.shares(runs[name])}
