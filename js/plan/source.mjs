@@ -46,6 +46,7 @@ export class PlanSource {
     if (wired.length) return { plan: null, note: "plan.wired", values: { names: wired.join(", ") } };
     const seen = pictures.length ? this.#pictures.get(picturesOf(prompt, id)) : null;
     const unseen = pictures.length > 0 && !(seen && replans(kind, seen));
+    if (kind === INTERPOLATION && !pictures.length) return { plan: null, note: "plan.no_clip" };
     if (kind === INTERPOLATION && unseen) return { plan: null, note: "plan.clip" };
     const learned = unseen ? {} : learnedFrom(kind, seen, pictures);
     const found = await this.#ask(kind, { ...values, ...learned });

@@ -27,6 +27,7 @@ export const words = {
   "plan.pictures":
     "Pictures are connected: where they go is known after a run or Check. Until then, the plan without them.",
   "plan.clip": "How long and large the clip is, is known after a run or Check: the plan is shown then.",
+  "plan.no_clip": "No clip is connected: connect the frames or the video to go between.",
   "plan.clip_given":
     "A clip is connected: how long it is, is known after a run or Check. Until then, the plan without it.",
   "plan.too_long": "Prompts and seeds are too long to plan before a run.",

@@ -87,6 +87,12 @@ test("a clip: its length and rate come from a run", async () => {
   assert.deepEqual(next.plan.asked, { prompts: "a", fps: 25, seed: 2, given: [[0, 3]] });
 });
 
+test("an interpolation without a clip is not asked for", async () => {
+  const { source, asked } = server();
+  const found = await source.find(prompt("STIVInterpolationPlan", { factor: "2" }), "plan");
+  assert.deepEqual([found.plan, found.note, asked.length], [null, "plan.no_clip", 0]);
+});
+
 test("why there is no plan", async () => {
   const refusing = server(() => ({ error: "stride is 0" })).source;
   const refused = await refusing.find(prompt("STIVLongVideoPlan"), "plan");
