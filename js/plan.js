@@ -37,6 +37,7 @@ app.registerExtension({
     for (const name of ["execution_error", "execution_interrupted"]) {
       listen(name, ({ prompt_id: id }) => over(id, (run) => run.stop()));
     }
+    listen("status", ({ exec_info: queue }) => queue?.queue_remaining === 0 && nothingRuns());
     api.addEventListener("graphChanged", refreshSoon);
   },
   nodeCreated(node) {
@@ -154,8 +155,8 @@ class Panel {
     this.draw();
   }
 
-  /** A prompt is over, the dry run perhaps. */
-  over(promptId) {
+  /** A prompt is over, the dry run perhaps; without an id, all are. */
+  over(promptId = this.#checking) {
     if (this.#checking === promptId) this.#checking = null;
   }
 }
@@ -220,6 +221,11 @@ function over(promptId, act) {
   const ours = [...runs.values()].filter(({ run }) => run.id === promptId);
   for (const { run } of ours) act(run);
   if (ours.length) store();
+}
+
+/** The queue is empty; a dry run may have been taken out of it. */
+function nothingRuns() {
+  for (const panel of panels) panel.over();
 }
 
 /** An event of the server, and then every panel drawn anew. */

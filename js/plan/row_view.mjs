@@ -160,6 +160,6 @@ function setButton(button, label, enabled) {
 }
 
 /** Text only where it is another: what a screen reader has read is not read again. */
-function text(element, value) {
+export function text(element, value) {
   if (element.textContent !== String(value)) element.textContent = value;
 }

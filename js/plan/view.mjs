@@ -1,9 +1,9 @@
 /** The plan panel as elements: a head with sums, and a list of which only what shows is there. */
 
-import { fill, h, onFrame } from "../lib/dom.mjs";
+import { h, onFrame } from "../lib/dom.mjs";
 import { from } from "../lib/words.mjs";
 import { duration, short, size } from "./format.mjs";
-import { seamRow, segmentRow } from "./row_view.mjs";
+import { seamRow, segmentRow, text } from "./row_view.mjs";
 import { visible } from "./rows.mjs";
 import { words } from "./words.mjs";
 
@@ -16,7 +16,7 @@ const MARGIN = 100; // pixels above and below what shows, made beforehand
  */
 export function planView(actions, { plain = false } = {}) {
   const length = h("div.stiv-plan-length");
-  const costs = h("div.stiv-plan-costs", { role: "status" });
+  const costs = h("div.stiv-plan-costs");
   const check = h("button.stiv-plan-check", { type: "button", onclick: actions.check });
   const bar = h("div.stiv-plan-bar", {
     role: "progressbar",
@@ -45,14 +45,14 @@ export function planView(actions, { plain = false } = {}) {
   function show(next) {
     model = next;
     const { plan, totals } = model;
-    fill(length, plan ? lengthText(plan) : "");
-    fill(costs, plan ? costsText(plan, totals) : "");
+    text(length, plan ? lengthText(plan) : "");
+    text(costs, plan ? costsText(plan, totals) : "");
     costs.title = say("plan.costs_hint");
     check.title = say("plan.check_hint");
-    fill(check, say(model.checking ? "plan.checking" : "plan.check"));
+    text(check, say(model.checking ? "plan.checking" : "plan.check"));
     check.disabled = Boolean(model.checking) || !model.canCheck;
     showBar(model.run);
-    fill(note, model.note ?? "");
+    text(note, model.note ?? "");
     note.classList.toggle("stiv-plan-error", Boolean(model.isError));
     room.style.height = `${plan ? model.rows.height : 0}px`;
     list.hidden = !plan;

@@ -188,7 +188,9 @@ def test_a_run_arrives_and_one_segment_is_made_again(
     assert re.fullmatch(r"1: \d+", graph.seeds)
     assert [row["locked"] for row in graph.rows(graph.plan)] == [False, False, True, False]
     assert "1 to make" in graph.make.inner_text()
-    browser.screenshot(artifacts / f"plan_panel_{browser.draws_vue_nodes()}.png")
+    browser.screenshot(
+        artifacts / f"plan_panel_{'nodes2' if browser.draws_vue_nodes() else 'canvas'}.png"
+    )
     second = server.wait(browser.press_run())
     graph.wait_until(lambda: graph.states() == ["kept", "kept", "made", "kept"])
     assert [count_made(first, "5"), count_made(second, "5")] == [4, 1]
