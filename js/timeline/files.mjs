@@ -51,8 +51,7 @@ export async function upload(api, file) {
  */
 export async function ask(api, path) {
   const answer = await reach(api, `/stiv/picture?${new URLSearchParams({ file: path })}`, path);
-  const said = await answer.json().catch(() => ({ error: statusOf(answer) }));
-  return answer.ok ? said : { error: said.error, missing: answer.status === 404 };
+  return answer.json().catch(() => ({ error: statusOf(answer) }));
 }
 
 /** Where the host shows a file of its input folder. */

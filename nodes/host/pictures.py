@@ -62,6 +62,17 @@ def describe(file: str) -> dict[str, Any]:
         raise ValueError(f"{quote(file)} cannot be read as a picture or clip: {error}") from None
 
 
+def look_up(file: str) -> dict[str, Any]:
+    """`describe`, or why that cannot be: {"error": one line, "missing": whether there is none}.
+
+    A file that is not there is an answer like any other: shared workflows name many.
+    """
+    try:
+        return describe(file)
+    except (ValueError, OSError) as error:
+        return {"error": str(error), "missing": isinstance(error, FileNotFoundError)}
+
+
 def _count(path: str) -> int:
     stamps, _ = _time_stamps(path, 1)
     if not stamps:

@@ -19,7 +19,7 @@ from ...stiv.plan_view import plan_view
 from ...stiv.prompts import quote
 from ..plan import plan_of_inputs
 from .cards import card_of
-from .pictures import describe
+from .pictures import look_up
 from .verify import verification_of
 
 MAX_NAME = 1024  # characters
@@ -100,9 +100,10 @@ def _unpacked(packed: str) -> str:
 
 
 async def _picture(request: web.Request) -> web.Response:
-    """?file=…: SHA-256 and number of frames of a picture or clip in the input folder."""
+    """?file=…: SHA-256 and number of frames of a picture or clip in the input folder, or
+    {"error", "missing"}."""
     file = request.query.get("file", "")
-    return await _answer(lambda: describe(file[:MAX_NAME]))
+    return await _answer(lambda: look_up(file[:MAX_NAME]))
 
 
 async def _answer(work: Callable[[], Any]) -> web.Response:
