@@ -59,11 +59,10 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("cases", nargs="*", choices=[*CASES], help="default: all")
     parser.add_argument("--record", action="store_true", help="write the results as well")
-    options = parser.parse_args()
+    options = record.chosen(parser, CASES)
     print(json.dumps(record.machine()), flush=True)
-    for name in options.cases or CASES:
+    for name in options.cases:
         before, rows = record.machine(), []
         for row in CASES[name]():
             rows.append({**row, "load": round(os.getloadavg()[0], 1)})

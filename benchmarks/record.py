@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,17 @@ from scripts.prepare import HOST_VERSION, ROOT
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy")
+
+
+def chosen(parser: argparse.ArgumentParser, known: Collection[str]) -> argparse.Namespace:
+    """A parser's options with `cases`, which are all that are known where none is named."""
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(known)}")
+    options = parser.parse_args()
+    unknown = [name for name in options.cases if name not in known]
+    if unknown:
+        parser.error(f"there is no case {unknown[0]!r}: expected some of {', '.join(known)}")
+    options.cases = options.cases or list(known)
+    return options
 
 
 def machine() -> dict[str, Any]:

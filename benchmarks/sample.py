@@ -52,7 +52,8 @@ def _rows() -> Iterator[dict]:
     for what, (config, side, frames, repetitions) in VIDEOS.items():
         path = folder / f"{'nano' if config is None else 'wide'}.safetensors"
         if config is None:
-            path.symlink_to(NANO)
+            if not path.exists():
+                path.symlink_to(NANO)
         else:
             tiny.write(path, **config)
         loaded = scenes.load(path)
