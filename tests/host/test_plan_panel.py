@@ -247,6 +247,18 @@ def test_check_finds_out_what_is_kept_and_makes_nothing(
     graph.wait_until(lambda: set(graph.states()) == {"unknown"})
 
 
+def test_a_video_that_the_host_has_in_its_cache_is_kept(
+    open_graph: Callable[..., Open], browser: FrontEnd, server: ComfyServer
+) -> None:
+    graph = open_graph(prompt_of(hierarchy(**SMALL, seed=seed_for(browser, 4))))
+    graph.wait_until(lambda: len(graph.rows()) == 4)
+    server.run(browser.prompt())  # by somebody else: the page is not told
+    assert set(graph.states()) == {"unknown"}
+    run = server.wait(browser.press_run())
+    assert run.executed == []
+    graph.wait_until(lambda: set(graph.states()) == {"kept"})
+
+
 def test_what_is_not_known_is_said(open_graph: Callable[..., Open], browser: FrontEnd) -> None:
     graph = open_graph(prompt_of(prediction(frames=20), {"0": 0x203050}))
     note = graph.make.locator(".stiv-plan-note")
