@@ -194,8 +194,8 @@ def page() -> str:
         "Weights and one pass in GiB. **whole**: all weights stay on the card. **−2.1**: 2.1 GiB "
         "wait in the computer's memory and are fetched at every step, which is slower. **×2**: "
         "both prompts at once; **×1**: one after the other. The estimate of a pass is ComfyUI's "
-        "with this pack's factor, about a third above the peak that torch's allocator shows on a CPU "
-        "(`python -m benchmarks memory`).",
+        "with this pack's factor, about a third above the peak that torch's allocator shows on a "
+        "CPU (`python -m benchmarks memory`).",
         "",
         "| model, weights, video | weights | a pass | "
         + " | ".join(f"{c} GB" for c in CARDS)
