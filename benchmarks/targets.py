@@ -1,15 +1,29 @@
-"""What the cases aim at: time of a peer over ours, by case, dtype and row."""
+"""What the cases aim at, and where the recorded results stand: `python -m benchmarks.targets`.
+
+Prints a Markdown table from benchmarks/results/*.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from . import record
+
+Rows = list[dict[str, Any]]
+PARTS = "diffusers parts, same weights"
 
 TARGETS: dict[str, dict[str, dict[str, float]]] = {
     "forward_video": {
         "fp32": {
-            "diffusers parts, same weights": 1.38,
+            PARTS: 1.38,
             "diffusers Latte": 1.9,
             "Open-Sora STDiT3": 2.3,
             "ComfyUI Wan, as on a CPU": 2.7,
         },
         "bf16": {
-            "diffusers parts, same weights": 1.6,
+            PARTS: 1.6,
             "diffusers Latte": 1.75,
             "Open-Sora STDiT3": 2.3,
             "ComfyUI Wan, as on a CPU": 2.6,
@@ -20,7 +34,130 @@ TARGETS: dict[str, dict[str, dict[str, float]]] = {
         "bf16": {"diffusers PixArt": 1.12, "ComfyUI PixArt, as on a CPU": 1.25},
     },
     "train_step": {
-        "fp32": {"diffusers parts, same weights": 1.1, "diffusers Latte": 1.45},
-        "bf16": {"diffusers parts, same weights": 1.2, "diffusers Latte": 1.4},
+        "fp32": {PARTS: 1.1, "diffusers Latte": 1.45},
+        "bf16": {PARTS: 1.2, "diffusers Latte": 1.4},
     },
 }
+"""Time of a peer over ours, at least: case, dtype, peer."""
+
+FLOORS: dict[str, dict[str, dict[str, float]]] = {
+    "forward_video": {
+        "fp32": {
+            PARTS: 1.46,
+            "diffusers Latte": 1.98,
+            "Open-Sora STDiT3": 2.44,
+            "ComfyUI Wan, as on a CPU": 2.9,
+        },
+        "bf16": {
+            PARTS: 1.82,
+            "diffusers Latte": 2.0,
+            "Open-Sora STDiT3": 2.63,
+            "ComfyUI Wan, as on a CPU": 3.0,
+        },
+    },
+}
+"""The same if ours took no longer than its products and its memory traffic do (with AVX-512)."""
+
+_WORK = {
+    "forward_video": "video forward",
+    "forward_image": "image forward",
+    "train_step": "training step",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A number that is aimed at."""
+
+    what: str
+    case: str
+    goal: float
+    value: Callable[[Rows], float]
+    """Of a case's recorded rows."""
+    at_most: bool = False
+    floor: float | None = None
+
+
+def targets() -> Iterator[Target]:
+    """Every row of the table, in order."""
+    for case, dtypes in TARGETS.items():
+        for dtype, peers in dtypes.items():
+            for peer, goal in peers.items():
+                yield Target(
+                    f"{_WORK[case]}, {dtype}: {peer} ÷ ours",
+                    case,
+                    goal,
+                    lambda rows, peer=peer, dtype=dtype: _row(rows, peer, dtype)["ratio"],
+                    floor=FLOORS.get(case, {}).get(dtype, {}).get(peer),
+                )
+    for case in ("forward_video", "train_step"):
+        mine = "ours, blocks compiled" if case == "train_step" else "ours"
+        yield Target(
+            f"{_WORK[case]}, fp32: peak memory, {mine} ÷ parts",
+            case,
+            0.75,
+            lambda rows, mine=mine: _row(rows, mine)["peak_mib"] / _row(rows, PARTS)["peak_mib"],
+            at_most=True,
+        )
+    yield _most("selective checkpointing, time", "checkpointing", 1.2, "selective", "ratio")
+    yield _most(
+        "selective checkpointing, tokens × d kept per block", "checkpointing", 3.2, "selective",
+        "kept_tokens_d_per_block",
+    )  # fmt: skip
+    yield _most("masked step, time ÷ FLOPs", "masking", 1.05, "masked over", "time_over_flops", 1.0)
+    for kind in ("nano", "random weights"):
+        row = f"guided sampling over bare passes, {kind}"
+        yield _most(
+            f"50 guided steps in ComfyUI ÷ bare passes, {kind}", "sample", 1.03, row, floor=1
+        )
+    step = "step of one XL block"
+    yield _most("AdaFactor ÷ transformers', time", "optimizer", 0.5, step, "time_ratio", 0.2)
+    yield _most(
+        "AdaFactor, temporaries in B per parameter", "optimizer", 0.1, step,
+        "temporary_bytes_per_parameter",
+    )  # fmt: skip
+    yield _most("AdaFactor, error", "optimizer", 1e-5, step, "error_against_float64")
+
+
+def _most(
+    what: str, case: str, goal: float, row: str, key: str = "ratio", floor: float | None = None
+) -> Target:
+    return Target(what, case, goal, lambda rows: _row(rows, row)[key], at_most=True, floor=floor)
+
+
+def _row(rows: Rows, what: str, dtype: str = "fp32") -> dict[str, Any]:
+    """The first of that name, or one that begins so. Raises KeyError where there is none."""
+    found = [row for row in rows if row.get("dtype", dtype) == dtype]
+    for row in found:
+        if row["what"] == what:
+            return row
+    for row in found:
+        if row["what"].startswith(what):
+            return row
+    raise KeyError(what)
+
+
+def table() -> str:
+    """Markdown: measured, target, floor, command; what is not recorded has no number."""
+    lines = ["| | measured | target | floor | command |", "|---|---|---|---|---|"]
+    for target in targets():
+        found = record.read(target.case)
+        try:
+            value = target.value(found["rows"]) if found else None
+        except KeyError:
+            value = None
+        if value is None:
+            shown = "–"
+        else:
+            met = value <= target.goal if target.at_most else value >= target.goal
+            shown = f"**{value:.3g}**" if met else f"{value:.3g}"
+        sign = "≤" if target.at_most else "≥"
+        floor = "" if target.floor is None else f"{target.floor:g}"
+        lines.append(
+            f"| {target.what} | {shown} | {sign} {target.goal:g} | {floor} | `{target.case}` |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())
