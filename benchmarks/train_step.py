@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from training.memory import set_checkpointing
 
 from . import timing
-from .forward_video import OURS, PARTS, SIZE, config_of, inputs, ours
+from .forward_video import COMPILED, OURS, PARTS, SIZE, config_of, inputs, ours
 from .peers import latte
 
-COMPILED = "ours, blocks compiled"
 REPETITIONS = 5
 
 
