@@ -23,7 +23,7 @@ const HISTORY_MS = 500; // after a run, until the host has written it down
 
 const panels = new Set();
 const runs = new Map(); // {run, setup} by the id of STIV Long Video
-const source = new PlanSource((path) => api.fetchApi(path));
+const source = new PlanSource((path, options) => api.fetchApi(path, options));
 const memory = Memory.load(stored());
 
 app.registerExtension({

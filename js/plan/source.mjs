@@ -14,7 +14,7 @@ export class PlanSource {
   #pictures = new Map(); // what a plan node learned from pictures, by what is connected
   #answers = new Map();
 
-  /** @param {(path: string) => Promise<Response>} fetchApi the host's */
+  /** @param {(path: string, options: object) => Promise<Response>} fetchApi the host's */
   constructor(fetchApi) {
     this.fetchApi = fetchApi;
   }

@@ -23,8 +23,10 @@ from .pictures import look_up
 from .verify import verification_of
 
 MAX_NAME = 1024  # characters
-MAX_INPUTS = 100_000  # bytes of JSON, unpacked
-MAX_ITEMS = 10_000
+MAX_INPUTS = 400_000  # bytes of JSON, unpacked
+MAX_ITEMS = 100_000
+INPUTS, MAX_PARTS = "STIV-Inputs-{}", 8
+"""Headers that inputs come in, in order: an address could only hold some kilobytes of them."""
 _NOT_FOUND, _BAD_REQUEST, _SERVER_ERROR = 404, 400, 500
 
 
@@ -61,14 +63,14 @@ async def _verify(request: web.Request) -> web.Response:
 
 
 async def _plan(request: web.Request) -> web.Response:
-    """?node=STIVLongVideoPlan&inputs=…: {"plan": …}, what a plan node would plan with these
-    inputs, or {"error": one line} where they make no plan.
+    """?node=STIVLongVideoPlan: {"plan": …}, what a plan node would plan with the inputs in the
+    headers, or {"error": one line} where they make no plan.
 
-    inputs: a JSON table by the inputs' names, deflated (zlib), in base64 for URLs; plus what the
-    node would learn from what is wired to it, see `stiv.plan_view`.
+    Inputs are a JSON table by their names, deflated (zlib), in base64 for URLs; plus what the node
+    would learn from what is wired to it, see `stiv.plan_view`.
     """
-    query = request.query
-    node, packed = query.get("node", ""), query.get("inputs", "")
+    node = request.query.get("node", "")
+    packed = "".join(request.headers.get(INPUTS.format(part), "") for part in range(MAX_PARTS))
     return await _answer(lambda: _planned(node[:MAX_NAME], packed))
 
 

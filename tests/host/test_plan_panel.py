@@ -250,7 +250,7 @@ def test_check_finds_out_what_is_kept_and_makes_nothing(
 def test_a_video_that_the_host_has_in_its_cache_is_kept(
     open_graph: Callable[..., Open], browser: FrontEnd, server: ComfyServer
 ) -> None:
-    graph = open_graph(prompt_of(hierarchy(**SMALL, seed=seed_for(browser, 4))))
+    graph = open_graph(prompt_of(hierarchy(**SMALL, seed=seed_for(browser, 4)), steps=3))
     graph.wait_until(lambda: len(graph.rows()) == 4)
     server.run(browser.prompt())  # by somebody else: the page is not told
     assert set(graph.states()) == {"unknown"}

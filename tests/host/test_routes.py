@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,6 +26,7 @@ from tests.host.test_long_video import hierarchy as hierarchy_node
 
 NANO = "stiv_nano (bundled)"
 SECRET = "not_a_model.safetensors"
+PART = 7000
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +45,16 @@ def models(server: ComfyServer) -> Iterator[Path]:
         path.unlink()
 
 
-def ask(server: ComfyServer, path: str, method: str = "GET", **query: str) -> tuple[int, Any]:
-    """The status and the JSON of an answer."""
+def ask(
+    server: ComfyServer, path: str, method: str = "GET", inputs: str = "", **query: str
+) -> tuple[int, Any]:
+    """The status and the JSON of an answer; inputs are packed."""
     url = f"{server.url}{path}?{urllib.parse.urlencode(query)}"
+    parts = [inputs[at : at + PART] for at in range(0, len(inputs), PART)]
+    headers = {f"STIV-Inputs-{number}": part for number, part in enumerate(parts)}
+    request = urllib.request.Request(url, method=method, headers=headers)
     try:
-        with LOCAL.open(urllib.request.Request(url, method=method), timeout=60) as answer:
+        with LOCAL.open(request, timeout=60) as answer:
             return answer.status, json.loads(answer.read() or "null")
     except urllib.error.HTTPError as error:
         body = error.read()
@@ -107,6 +114,15 @@ def test_a_plan_is_the_one_that_the_node_makes(server: ComfyServer) -> None:
     assert found == (200, {"plan": json.loads(json.dumps(plan))})
 
 
+def test_long_prompts_are_planned_with(server: ComfyServer) -> None:
+    lines = [f"{number}: {random.Random(number).randbytes(400).hex()}" for number in range(60)]
+    values = {"key_frames": 61, "stride": 5, "fps": 8.0, "width": 64, "height": 64}
+    inputs = values | {"prompts": "\n".join(lines)}
+    assert 4 * PART < len(pack(inputs)) < 8 * PART
+    _, found = ask(server, "/stiv/plan", node="STIVLongVideoPlan", inputs=pack(inputs))
+    assert found == {"plan": json.loads(json.dumps(plan_view(hierarchy(**inputs))))}
+
+
 @pytest.mark.parametrize(
     ("node", "inputs", "message"),
     [
@@ -131,14 +147,13 @@ def test_a_plan_that_cannot_be(node: str, inputs: Any, message: str, server: Com
         ([], "expected a table"),
         (b'{"a": NaN}', "NaN"),
         (b"[" * 50_000, "nested too deeply"),
-        (b'{"a": "' + b"x" * 200_000 + b'"}', "longer than"),
+        (b'{"a": "' + b"x" * 500_000 + b'"}', "longer than"),
         (b"\xff\xfe", "unpacked"),
-        (b"[" + b"1," * 20_000 + b"1]", "more than"),
+        (b"[" + b"1," * 120_000 + b"1]", "more than"),
     ],
 )
 def test_inputs_that_are_refused(inputs: Any, message: str, server: ComfyServer) -> None:
-    query = {"node": "STIVLongVideoPlan", "inputs": pack(inputs)}
-    status, answer = ask(server, "/stiv/plan", **query)
+    status, answer = ask(server, "/stiv/plan", node="STIVLongVideoPlan", inputs=pack(inputs))
     assert (status, list(answer)) == (400, ["error"])
     assert message in answer["error"]
 
@@ -150,7 +165,8 @@ def test_inputs_that_are_no_packed_table(packed: str, server: ComfyServer) -> No
 
 
 def test_a_huge_query_is_refused_and_the_server_goes_on(server: ComfyServer) -> None:
-    status, _ = ask(server, "/stiv/plan", node="STIVLongVideoPlan", inputs="x" * 100_000)
+    assert 400 <= ask(server, "/stiv/plan", node="x" * 100_000)[0] < 500
+    status, _ = ask(server, "/stiv/plan", node="STIVLongVideoPlan", inputs="x" * 200_000)
     assert 400 <= status < 500
     assert ask(server, "/stiv/card", folder="checkpoints", name=NANO)[0] == 200
 

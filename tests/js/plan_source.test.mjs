@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { randomBytes } from "node:crypto";
 import { inflateSync } from "node:zlib";
 
 import { packed } from "../../js/plan/ask.mjs";
@@ -9,8 +10,10 @@ import { planOf } from "./plans.mjs";
 /** A server that answers with the question; `asked` lists the inputs. */
 function server(answer = (inputs) => ({ plan: { ...planOf(), asked: inputs } })) {
   const asked = [];
-  const source = new PlanSource(async (path) => {
-    const inputs = unpacked(new URL(path, "http://host").searchParams.get("inputs"));
+  const source = new PlanSource(async (path, { headers }) => {
+    const parts = Object.keys(headers).map((_, part) => headers[`STIV-Inputs-${part}`]);
+    assert.ok(parts.every((part) => part.length <= 8000));
+    const inputs = unpacked(parts.join(""));
     asked.push(inputs);
     return { status: 200, json: async () => answer(inputs) };
   });
@@ -102,9 +105,15 @@ test("why there is no plan", async () => {
   const lost = await away.find(prompt("STIVLongVideoPlan"), "plan");
   assert.deepEqual([lost.note, lost.values.why], ["plan.failed", "no network"]);
 
-  let noise = "";
-  for (let at = 0; at < 20_000; at++) noise += String.fromCharCode(33 + ((at * at * 7919) % 8009) % 90);
+});
+
+test("long prompts travel in parts, up to a limit", async () => {
+  const noise = (bytes) => randomBytes(bytes).toString("base64");
   const { source, asked } = server();
-  const long = await source.find(prompt("STIVLongVideoPlan", { seeds: noise }), "plan");
-  assert.equal(asked.length ? "asked" : long.note, "plan.too_long");
+  const find = (prompts) => source.find(prompt("STIVLongVideoPlan", { prompts }), "plan");
+  const long = noise(20_000);
+  assert.equal((await find(long)).plan.asked.prompts, long);
+  assert.equal((await find(noise(60_000))).note, "plan.too_long");
+  assert.equal((await find("x".repeat(500_000))).note, "plan.too_long");
+  assert.equal(asked.length, 1);
 });
