@@ -8,6 +8,7 @@ from .frames import STIVEmptyLatent, STIVFrameReplacement, STIVPlaceFrames
 from .guidance import STIVGuidance, STIVGuider
 from .hand_wired import STIVJoinSegments, STIVKeyFrames, STIVSegment
 from .host.routes import add_routes
+from .host.scripts import keep_fresh
 from .info import STIVModelInfo
 from .inside import (
     STIVFinishFilm,
@@ -42,6 +43,7 @@ class STIVExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         add_routes()
+        keep_fresh()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

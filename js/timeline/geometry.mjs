@@ -77,10 +77,10 @@ export function visible(view, shown) {
   return [frameAt(view, 0, shown), frameAt(view, view.width, shown)];
 }
 
-/** Where a picture is drawn that goes from one frame to another: `{x, width}`. */
-export function card(view, from, to) {
+/** Where a picture is drawn that goes from one frame to another, all of it: `{x, width}`. */
+export function card(view, from, to, shown) {
   const width = Math.max((to - from + 1) * view.unit, CARD);
-  return { x: xOf(view, from), width };
+  return { x: Math.min(xOf(view, from), xOf(view, shown) - width), width };
 }
 
 /**
@@ -88,9 +88,9 @@ export function card(view, from, to) {
  *
  * @param {{from: number, to: number}[]} cards in order
  */
-export function cardAt(view, cards, x) {
+export function cardAt(view, cards, x, shown) {
   for (let index = cards.length - 1; index >= 0; index--) {
-    const place = card(view, cards[index].from, cards[index].to);
+    const place = card(view, cards[index].from, cards[index].to, shown);
     if (x >= place.x && x < place.x + place.width) return index;
   }
   return -1;

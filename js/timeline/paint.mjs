@@ -162,9 +162,9 @@ function paintRuler(ctx, { view, frames, shown, cursor, colours }) {
 }
 
 function paintCard(ctx, scene, it) {
-  const { view, colours } = scene;
+  const { view, shown, colours } = scene;
   const { top, high } = film(scene);
-  const place = card(view, it.from, it.to);
+  const place = card(view, it.from, it.to, shown);
   const [x, y] = [place.x + 1, top + 3];
   const [width, tall] = [place.width - 2, high - 6];
   ctx.save();

@@ -187,7 +187,8 @@ class Pointer {
     const { timeline } = this;
     const cards = timeline.cards().filter((card) => card.item);
     const chosen = cards.filter((card) => card.chosen);
-    if (cardAt(timeline.view, chosen, x) === 0) return chosen[0].item;
-    return cards[cardAt(timeline.view, cards, x)]?.item ?? null;
+    const shown = timeline.shown();
+    if (cardAt(timeline.view, chosen, x, shown) === 0) return chosen[0].item;
+    return cards[cardAt(timeline.view, cards, x, shown)]?.item ?? null;
   }
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from playwright.sync_api import Route, expect
 from safetensors.torch import load_file
 
-from scripts.host import ComfyServer, HostError
+from scripts.host import PACK_NAME, ComfyServer, HostError
 from tests.host.front_end import FrontEnd, front_ends
 from tests.host.timeline_strip import Strip, clip, picture
 from tests.hosting import find_chromium
@@ -134,6 +135,13 @@ def wired(prompt: dict[str, Any]) -> dict[str, Any]:
         id_: node("STIVPlaceFrames", frames=["blue", 0], positions="last",
                   stiv_frames=["place walk", 0]),
     }  # fmt: skip
+
+
+def test_browsers_ask_whether_a_module_was_updated(server: ComfyServer) -> None:
+    for module in ("timeline/widget.mjs", "lib/dom.mjs"):
+        with urllib.request.urlopen(f"{server.url}/extensions/{PACK_NAME}/{module}") as answer:
+            assert answer.headers["Cache-Control"] == "no-cache"
+            assert answer.headers["Etag"]
 
 
 def test_built_by_hand_it_makes_what_the_wired_graph_makes(

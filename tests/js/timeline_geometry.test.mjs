@@ -69,12 +69,14 @@ test("the chosen frame comes into view by as little scrolling as needed", () => 
 
 test("cards are wide enough to grasp, and the later one lies on top", () => {
   const view = geometry.startView(480, 400);
-  assert.equal(geometry.card(view, 0, 0).width, geometry.CARD);
-  assert.equal(geometry.card(view, 0, 9).width, 10 * view.unit);
+  assert.equal(geometry.card(view, 0, 0, 400).width, geometry.CARD);
+  assert.equal(geometry.card(view, 0, 9, 400).width, 10 * view.unit);
+  const { x, width } = geometry.card(view, 399, 399, 400);
+  assert.equal(x + width, geometry.xOf(view, 400), "the last one is not cut off");
   const cards = [{ from: 0, to: 0 }, { from: 2, to: 2 }];
-  assert.equal(geometry.cardAt(view, cards, 10), 0);
-  assert.equal(geometry.cardAt(view, cards, 25), 1);
-  assert.equal(geometry.cardAt(view, cards, 200), -1);
+  assert.equal(geometry.cardAt(view, cards, 10, 400), 0);
+  assert.equal(geometry.cardAt(view, cards, 25, 400), 1);
+  assert.equal(geometry.cardAt(view, cards, 200, 400), -1);
 });
 
 test("numbers on the ruler never touch", () => {
