@@ -134,7 +134,13 @@ class STIVVideoVAE(io.ComfyNode):
                 "Let an image VAE (SD, SDXL, SD3, Flux) encode and decode video, frame by frame. "
                 "Core VAE Encode, VAE Decode and their tiled versions then work on whole videos."
             ),
-            search_aliases=["stiv", "vae decode video", "per-frame vae", "fold frames", "image vae"],
+            search_aliases=[
+                "stiv",
+                "vae decode video",
+                "per-frame vae",
+                "fold frames",
+                "image vae",
+            ],
             inputs=[
                 io.Vae.Input("vae", tooltip="The image VAE that the model was trained with."),
             ],
