@@ -136,8 +136,6 @@ EXAMPLES = {
         {"guider": "SamplerCustomAdvanced.guider"},
         {"mode": "separate", "cfg": 7.5},
     ),
-    "STIVGuidanceInterval": Example({"model": _MODEL}, {"model": "KSampler.model"}),
-    "STIVFasterCPU": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVGuidanceInterval": Example({"model": "STIVGuidance.model"}, {"model": "KSampler.model"}),
     "STIVFasterCPU": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVLongVideoPlan": Example(
