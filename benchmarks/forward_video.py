@@ -115,7 +115,7 @@ def measured(runs: Runs, repetitions: int, same: tuple[str, ...]) -> Iterator[di
     reference = runs[OURS]().float()
     hidden = (PACKED, COMPILED)  # from the counter: their products are no ordinary operations
     gflop = {name: timing.count_gflop(call) for name, call in runs.items() if name not in hidden}
-    gflop.update({name: gflop[OURS] for name in hidden})
+    gflop.update(dict.fromkeys(hidden, gflop[OURS]))
     errors = {
         name: timing.relative_error(runs[name]().float(), reference)
         for name in same
