@@ -97,7 +97,7 @@ def alone(browser: FrontEnd, text: str = "") -> Strip:
     strip = Strip(browser)
     expect(strip.stage).to_have_count(0)
     browser.page.evaluate(_ALONE, text)
-    strip.stage.wait_for()
+    strip.wait_until_drawn()
     return strip
 
 
@@ -107,7 +107,7 @@ def in_workflow(browser: FrontEnd) -> Strip:
     expect(strip.stage).to_have_count(0)
     browser.errors.clear()
     browser.page.evaluate(_IN_WORKFLOW)
-    strip.stage.wait_for()
+    strip.wait_until_drawn()
     return strip
 
 
@@ -174,7 +174,7 @@ def test_built_by_hand_it_makes_what_the_wired_graph_makes(
     assert torch.equal(made, latents(server, server.queue(server.to_prompt(saved)))), "headless"
 
     browser.page.evaluate("async saved => { await app.loadGraphData(saved); }", saved)
-    strip.stage.wait_for()
+    strip.wait_until_drawn()
     assert strip.text() == text
     assert strip.tool("Copy").is_disabled() or strip.spoken()
 
@@ -367,7 +367,7 @@ def test_lost_and_changed_files_are_ghosts_and_block_the_run(
     changed.write_bytes(pictures[2][2])
     saved = browser.page.evaluate("app.graph.serialize()")
     browser.page.evaluate("async saved => { await app.loadGraphData(saved); }", saved)
-    strip.stage.wait_for()
+    strip.wait_until_drawn()
     expect(strip.alert).to_contain_text(f"Missing from ComfyUI's input folder: {lost.name}.")
     expect(strip.alert).to_contain_text(f"No longer what was placed here: {changed.name}.")
     strip.click(1)
@@ -413,7 +413,7 @@ def test_a_timeline_that_cannot_be_read_is_kept_and_explained(
         }""",
         text,
     )
-    strip.stage.wait_for()
+    strip.wait_until_drawn()
     expect(strip.alert).to_contain_text("This timeline cannot be shown; its text is kept as it is.")
     expect(strip.alert).to_contain_text(message)
     strip.drop(picture("red"), at=3)  # changes nothing

@@ -88,6 +88,12 @@ class Strip:
     def tool(self, name: str) -> Locator:
         return self.page.locator(".stiv-timeline").first.get_by_role("button", name=name)
 
+    def wait_until_drawn(self) -> None:
+        """Wait until it has its place on the page, and its canvas a size of its own."""
+        self.stage.wait_for()
+        canvas = "document.querySelector('.stiv-timeline-stage canvas')"
+        self.page.wait_for_function(f"() => ![0, 300].includes({canvas}.width)")
+
     # -- what it says
 
     def text(self) -> str:
