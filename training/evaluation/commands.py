@@ -198,6 +198,9 @@ def _add_ablate(what) -> None:
         "--workers", type=int, default=1, help="runs at a time, each in a process of its own"
     )
     command.add_argument("--known", type=Path, help="file of results that need no training")
+    command.add_argument(
+        "--no-training", action="store_true", help="only what has results: nothing is computed"
+    )
     command.add_argument("--record", type=Path, help="write all results of the cache to this file")
     command.add_argument("--markdown", type=Path, help="add the tables to this file")
     command.add_argument("--json", type=Path, help="write the results here as well")

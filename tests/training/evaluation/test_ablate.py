@@ -181,6 +181,16 @@ def test_results_in_a_file_need_no_training(small, tmp_path, capsys) -> None:
     assert "results.json: no results of comparisons" in line
 
 
+def test_the_readme_shows_the_results_that_are_kept(tmp_path, capsys) -> None:
+    """And --no-training tells of them what there is, without making anything."""
+    known = ("--known", FOLDER / "results.json", "--no-training")
+    said, _ = carried_out(capsys, *SHIPPED, "--cache", tmp_path, *known)
+    table = said[said.rindex("|  | figure |") : said.rindex("\n[")].strip()
+    assert table.count("\n") > 20
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "sets").exists() and not list(tmp_path.glob("runs/*/*.safetensors"))
+
+
 @pytest.mark.slow
 def test_several_workers_make_the_same_tables(small, tmp_path, capsys) -> None:
     tables = []

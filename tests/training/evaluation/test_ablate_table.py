@@ -9,7 +9,7 @@ from scipy.stats import ttest_rel
 from tests.training.evaluation.conftest import noisy
 from training.evaluation.ablate.comparison import Comparison, Expectation
 from training.evaluation.ablate.figures import clip_figures, first_frames, tracks
-from training.evaluation.ablate.table import cell, difference, markdown, verdict
+from training.evaluation.ablate.table import cell, difference, markdown, summary, verdict
 from training.evaluation.frechet import frechet_distance
 from training.shapes.captions import held_out_prompts
 from training.shapes.render import render_clips
@@ -50,6 +50,30 @@ def test_seeds_that_came_to_nothing_are_left_out() -> None:
     assert len(cell(other, "s.x").values) == 2
     assert difference(one, other, "s.x").values == (0.0, 2.0)
     assert str(cell({0: {}}, "s.x")) == "–"
+
+
+def test_a_summary_names_arms_values_and_what_came_out() -> None:
+    comparison = Comparison.model_validate(
+        {
+            "title": "Small",
+            "paper": "nothing",
+            "base": __file__,
+            "arms": {"a": {}, "b": {}, "c": {}},
+            "columns": ["s.x"],
+            "scores": {"s": {"given": "t2v"}},
+            "expect": [
+                {"figure": "s.x", "of": "a", "above": "b"},
+                {"figure": "s.x", "of": "b", "below": "c"},
+                {"figure": "s.x", "of": "c", "below": "a"},
+            ],
+        }
+    )
+    one, other, third = results([1.0, 1.1, 1.2], [0.5, 0.62, 0.7], [0.1])
+    assert summary(comparison, {"a": one, "b": other, "c": third}) == [
+        "| Small | s: x | a: 1.1 | b: 0.607 | 3 | **as in the paper** |",
+        "| Small | s: x | b: 0.607 | c: 0.1 | 1 | one seed, not with the paper |",
+        "| Small | s: x | c: 0.1 | a: 1.1 | 1 | one seed, with the paper |",
+    ]
 
 
 def test_one_seed_has_the_interval_over_its_clips() -> None:

@@ -20,7 +20,7 @@ from .comparison import Comparison, SetSection, load_comparison
 from .figures import Figures, from_json, look, to_json
 from .record import read_known, write_known
 from .runs import Planner, Run, digest_of, order, prepare_set, train
-from .table import as_json, markdown
+from .table import as_json, markdown, summary, summary_table
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +40,23 @@ def ablate(args: Namespace) -> int:
     if args.dry_run:
         print("\n".join(overview(path, planner) for path, planner in planners.items()))
         return 0
-    if args.workers > 1:
+    if args.workers > 1 and not args.no_training:
         from .workers import work_ahead
 
         how = {"workers": args.workers, "threads": args.threads or 1, "only": args.arm}
         if not work_ahead(list(planners.values()), **how):
             return 1
+    rows: list[str] = []
     for path, planner in planners.items():
-        results = carry_out(planner, only=args.arm)
+        results = carry_out(planner, only=args.arm, new=not args.no_training)
         stopped |= results is None
         if results is not None:
             found.append(publish(path, planner, results, args))
+            rows += summary(planner.comparison, results)
     if args.record:
         write_known(args.record, cache)
+    if rows:
+        print(summary_table(rows))
     if found:
         text = json.dumps(found if len(found) > 1 else found[0])
         if args.json:
@@ -87,25 +91,30 @@ def changed(comparison: Comparison, args: Namespace) -> Comparison:
 # --- carrying out ---------------------------------------------------------------------------------
 
 
-def carry_out(planner: Planner, *, only: Sequence[str] | None = None) -> dict | None:
+def carry_out(
+    planner: Planner, *, only: Sequence[str] | None = None, new: bool = True
+) -> dict | None:
     """Train and look at everything that is not in the cache; None where a run was stopped.
 
-    Seed by seed, so that what is there at any time compares all arms.
+    Seed by seed, so that what is there at any time compares all arms. new: else only what is in
+    the cache counts, and seeds of which it lacks the training are left out.
     """
     comparison = planner.comparison
     arms = [arm for arm in comparison.arms if not only or arm in only]
     plans = {(arm, seed): planner.run(arm, seed) for seed in comparison.seeds for arm in arms}
-    if any(one.facts is None for one in order(list(plans.values()))):
+    if not new:
+        plans = {key: run for key, run in plans.items() if run.facts is not None}
+    if any(one.facts is None for one in order(list(plans.values())) if new):
         for found in needed_sets(comparison, arms):
             prepare_set(planner.cache, found)
     results: dict[str, dict[int, Figures]] = {arm: {} for arm in arms}
     for (arm, seed), run in plans.items():
         for one in order([run]):
-            if one.facts is None:
+            if new and one.facts is None:
                 log.info("training %s: %s", one.name, one.folder)
                 if not train(one):
                     return None
-        results[arm][seed] = training_figures(run) | scored(planner, arm, run)
+        results[arm][seed] = training_figures(run) | scored(planner, arm, run, new=new)
     return results
 
 
@@ -129,9 +138,9 @@ def training_figures(run: Run) -> Figures:
     }
 
 
-def scored(planner: Planner, arm: str, run: Run) -> Figures:
+def scored(planner: Planner, arm: str, run: Run, *, new: bool = True) -> Figures:
     """Every score's figures of an arm, from the cache where they are there; none where they are not
-    and nothing was saved of the run, as of one that diverged early."""
+    and are not to be made (new), or nothing was saved of the run, as of one that diverged early."""
     comparison, figures = planner.comparison, {}
     for name, score in comparison.scores.items():
         given = comparison.arms[arm].given.get(name, score.given)
@@ -140,7 +149,7 @@ def scored(planner: Planner, arm: str, run: Run) -> Figures:
         path = planner.cache / "scores" / f"{digest_of(decides)}.json"
         if path.exists():
             found = from_json(json.loads(path.read_text(encoding="utf-8")))
-        elif not run.checkpoint.exists():
+        elif not new or not run.checkpoint.exists():
             continue
         else:
             log.info("looking at %s: %s", run.name, name)

@@ -104,6 +104,31 @@ def markdown(comparison: Comparison, results: Results, facts: Mapping[str, Any])
     return "\n".join(lines).rstrip() + "\n"
 
 
+SUMMARY_HEAD = ["", "figure", "better in the paper", "the other", "seeds", "here"]
+
+
+def summary(comparison: Comparison, results: Results) -> list[str]:
+    """A row of Markdown for each finding, under `SUMMARY_HEAD`."""
+    rows = []
+    for expectation in _decidable(comparison, results):
+        sign, apart = verdict(expectation, results)
+        arms = [expectation.of, expectation.other]
+        values = [_short(cell(results[arm], expectation.figure).mean) for arm in arms]
+        named = [f"{arm}: {value}" for arm, value in zip(arms, values, strict=True)]
+        figure = expectation.figure.replace("_", " ").replace(".", ": ")
+        said = f"**{VERDICTS[sign]}**" if sign is not None else VERDICTS[sign]
+        if sign is None and len(apart.values) == 1:
+            right = (apart.mean < 0) if expectation.below else (apart.mean > 0)
+            said = "one seed, " + ("with the paper" if right else "not with the paper")
+        rows.append(_row([comparison.title, figure, *named, str(len(apart.values)), said]))
+    return rows
+
+
+def summary_table(rows: Sequence[str]) -> str:
+    """The rows of `summary` of several comparisons as one table."""
+    return "\n".join([_row(SUMMARY_HEAD), _row(["---"] * len(SUMMARY_HEAD)), *rows])
+
+
 def _decidable(comparison: Comparison, results: Results) -> list[Expectation]:
     """The expectations whose arms are both there."""
     return [e for e in comparison.expect if e.of in results and e.other in results]
