@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from scripts.host import PACK_NAME, ComfyServer
+from scripts.prepare import ROOT
 from tests.host.front_end import FrontEnd, front_ends
 from tests.host.shipped import NAMES, WORKFLOWS, asked
 from tests.hosting import find_chromium
@@ -83,6 +84,32 @@ def test_workflow_opens_and_runs(
     browser.wait_for_preview(run.files[-1].name)
     browser.screenshot(artifacts / f"{name}_{'nodes2' if vue_nodes else 'canvas'}.png")
     assert set(browser.errors) <= host_errors
+
+
+def test_a_workflow_of_the_first_version_still_opens(
+    pages: dict[bool, FrontEnd], host_errors: set[str]
+) -> None:
+    """Widget values are by their place: they must come to lie where they did then."""
+    old = json.loads((ROOT / "tests" / "data" / "first_image_to_video.json").read_text("utf-8"))
+    wanted = {
+        "STIVLoadCheckpoint": {"ckpt_name": "stiv_nano (bundled)"},
+        "STIVEmptyLatent": {"width": 64, "height": 64, "frames": 16, "batch_size": 1},
+        "STIVPlaceFrames": {"positions": "first"},
+        "STIVGuidance": {"mode": "joint", "image_scale": 1.5, "renorm": False},
+    }
+    for browser in pages.values():
+        browser.errors.clear()
+        browser.page.evaluate("workflow => app.loadGraphData(workflow)", old)
+        assert browser.missing_nodes() == []
+        prompt = browser.prompt()
+        for node in prompt.values():
+            assert wanted.get(node["class_type"], {}).items() <= node["inputs"].items()
+        assert wanted.keys() <= {node["class_type"] for node in prompt.values()}
+        texts = [n["inputs"] for n in prompt.values() if n["class_type"] == "STIVTextEncode"]
+        assert {text["text"] for text in texts} == {
+            "", "a yellow square bounces up and down on a navy background"
+        }  # fmt: skip
+        assert set(browser.errors) <= host_errors
 
 
 def without_titles(prompt: dict[str, Any]) -> dict[str, Any]:
