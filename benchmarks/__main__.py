@@ -11,6 +11,7 @@ import json
 import os
 
 from . import (
+    accelerations,
     analytic,
     checkpointing,
     convert,
@@ -34,6 +35,7 @@ from . import (
 )
 
 CASES = {
+    "accelerations": accelerations.run,
     "analytic": analytic.run,
     "checkpointing": checkpointing.run,
     "convert": convert.run,

@@ -21,7 +21,7 @@ class STIVGuidanceInterval(io.ComfyNode):
             category="STIV/sampling",
             description=(
                 "Guide only a part of the sampling and save half of the work in the rest. Early "
-                "steps decide where things are, late ones add detail and need the guidance least."
+                "steps decide where things are, late ones add detail."
             ),
             search_aliases=["stiv", "guidance interval", "cfg interval", "skip cfg", "faster"],
             inputs=[
@@ -42,7 +42,7 @@ class STIVGuidanceInterval(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "end",
-                    default=0.6,
+                    default=0.8,
                     min=0.0,
                     max=1.0,
                     step=0.01,
