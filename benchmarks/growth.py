@@ -19,11 +19,11 @@ from .forward_video import config_of, inputs, ours
 from .peers import Size
 
 SIZE = Size(depth=1, frames=4)
-REPETITIONS = 5
+REPETITIONS = 3
 GROWN = {
-    "frames": [replace(SIZE, frames=n) for n in (4, 8, 16, 32)],
-    "side": [replace(SIZE, side=n) for n in (8, 12, 16, 24, 32)],
-    "depth": [replace(SIZE, depth=n) for n in (2, 4, 8)],
+    "frames": [replace(SIZE, frames=n) for n in (4, 8, 16)],
+    "side": [replace(SIZE, side=n) for n in (8, 12, 16, 24)],
+    "depth": [replace(SIZE, depth=n) for n in (1, 2, 4)],
     "batch": [1, 2, 4],
 }
 """Side: tokens along a side of a frame, so pixels over 16."""

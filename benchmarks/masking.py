@@ -18,7 +18,7 @@ from .train_step import step
 
 KEPT = 0.5
 DECODER_BLOCKS = 1
-REPETITIONS = 5
+REPETITIONS = 4
 
 
 def run() -> Iterator[dict]:
@@ -28,7 +28,7 @@ def run() -> Iterator[dict]:
 
 def _rows() -> Iterator[dict]:
     torch.manual_seed(0)
-    size = replace(SIZE, depth=4)
+    size = replace(SIZE, depth=2)
     config = config_of(size, mask_decoder_blocks=DECODER_BLOCKS)
     model = ours(config, torch.float32)
     given = inputs(config, size, torch.float32)

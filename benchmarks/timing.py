@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Call = Callable[[], object]
+CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -43,16 +44,23 @@ class Taken:
         return [a / b for a, b in zip(self.seconds, other.seconds, strict=True)]
 
 
+def clock() -> str:
+    """With one thread, the processor time of this process, which others on the machine hardly
+    change; with several, which wait for each other, the time on the wall."""
+    return "processor" if torch.get_num_threads() == 1 else "wall"
+
+
 def in_turn(runs: Mapping[str, Call], repetitions: int) -> dict[str, Taken]:
     """Every run once per round after one to warm up: whatever disturbs the machine hits all."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    now = CLOCKS[clock()]
     for _ in range(repetitions):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = now()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(now() - start)
     return {name: Taken(values) for name, values in seconds.items()}
 
 
@@ -66,6 +74,7 @@ def compared(taken: Mapping[str, Taken], base: str, gflop: Mapping[str, float]) 
         row = {
             "what": name,
             "threads": torch.get_num_threads(),
+            "clock": clock(),
             "repetitions": len(found.seconds),
             "median_s": round(found.median, 4),
             "best_s": round(found.best, 4),
@@ -92,16 +101,18 @@ def roofline(dtype: torch.dtype) -> dict:
     x, weight = torch.randn(2560, 512).to(dtype), torch.randn(2048, 512).to(dtype)
     source = torch.randn(2**25)
     target = torch.empty_like(source)
-    repetitions = 9 if has_products(dtype) else 3
     runs = {
         "product": lambda: torch.nn.functional.linear(x, weight),
         "copy": lambda: target.copy_(source),
     }
-    taken = in_turn(runs, repetitions)
+    taken = in_turn(runs, 9)
     return {
         "gflop_per_s": round(2 * 2560 * 512 * 2048 / taken["product"].best / 1e9, 1),
         "copy_gb_per_s": round(2 * source.nbytes / taken["copy"].best / 1e9, 1),
     }
+
+
+NO_PRODUCTS = "this CPU has no bfloat16 products: its times would say nothing of one that has"
 
 
 def has_products(dtype: torch.dtype) -> bool:
@@ -111,8 +122,17 @@ def has_products(dtype: torch.dtype) -> bool:
 
 
 def count_gflop(call: Call) -> float:
-    """GFLOP of a call, from torch's counter."""
-    with FlopCounterMode(display=False) as counter:
+    """GFLOP of a call, from torch's counter and for what it does not know, attention on a CPU."""
+    aten = torch.ops.aten
+    more = {
+        aten._scaled_dot_product_flash_attention_for_cpu: (
+            lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v)
+        ),
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda gradient, q, k, v, *_, **__: sdpa_backward_flop_count(gradient, q, k, v)
+        ),
+    }
+    with FlopCounterMode(display=False, custom_mapping=more) as counter:
         call()
     return counter.get_total_flops() / 1e9
 

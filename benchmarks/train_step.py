@@ -22,7 +22,7 @@ def run() -> Iterator[dict]:
     """float32, and bfloat16 where this CPU multiplies it."""
     for name, dtype in timing.DTYPES.items():
         if not timing.has_products(dtype):
-            yield {"what": "training step", "dtype": name, "skipped": "no products on this CPU"}
+            yield {"what": "all", "dtype": name, "skipped": timing.NO_PRODUCTS}
             continue
         yield from timing.between_rooflines(name, _rows(dtype))
 
@@ -31,7 +31,7 @@ def _rows(dtype: torch.dtype) -> Iterator[dict]:
     from .parts import from_parts
 
     torch.manual_seed(0)
-    size = replace(SIZE, depth=2)
+    size = replace(SIZE, depth=1)
     config = config_of(size)
     model = ours(config, dtype)
     given = inputs(config, size, dtype)
