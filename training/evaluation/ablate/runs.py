@@ -119,7 +119,9 @@ class Planner:
         draft = self._config(section, steps, seed, Path("run"), parents)
         decides = draft.model_dump(mode="json", exclude={"run", "name", "notes", "save", "watch"})
         decides["data"]["latents"] = set_identity(found)
+        # Where files lie decides nothing: all of them are ours, or other runs'.
         decides["init"], decides["text"]["weights"] = None, bool(draft.text.weights)
+        decides["vae"] = None
         origin = {key: _mentioned(value, parents) for key, value in section.train.items()}
         digest = digest_of([decides, origin])
         if digest not in self.runs:
