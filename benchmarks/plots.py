@@ -60,7 +60,7 @@ def _ratios(axis: Axes, rows: Rows, targets: dict[str, float]) -> None:
             axis.plot([goal, goal], [y - 0.42, y + 0.42], color=GOAL, linewidth=2)
     if targets:
         axis.plot([], [], color=GOAL, linewidth=2, label="target")
-        axis.legend(loc="lower right")
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1))
     axis.set_yticks(range(len(rows)), [row["what"] for row in rows])
     axis.invert_yaxis()
     axis.set_xlim(0, 1.25 * max([row["ratio_range"][1] for row in rows] + [*targets.values()]))
@@ -138,8 +138,9 @@ def growth(rows: Rows) -> None:
             axis.loglog(values, relative, "o-", color=colour, markersize=3, label=name)
         axis.set_xticks(values, [str(value) for value in values])
         axis.minorticks_off()
-        axis.set_title(f"{kind}\ntime {fit['time']}, FLOPs {fit['flops']}, memory {fit['memory']}")
-        axis.title.set_fontsize(7.5)
+        axis.set_title(
+            f"{kind}\ntime {fit['time']}, FLOPs {fit['flops']},\nmemory {fit['memory']}", fontsize=8
+        )
     axes[0].legend()
     axes[0].set_ylabel("over the smallest")
     _save(figure, "growth")
