@@ -79,9 +79,9 @@ def test_the_preview_moves_and_then_rests(
     browser: FrontEnd, server: ComfyServer, artifacts: Path
 ) -> None:
     vue = browser.draws_vue_nodes()
-    prompt_id = run(browser, steps=24)
+    prompt_id = run(browser, steps=120)  # seconds, on a fast machine too
     # moves as it does on an artist's node: an animation, or one frame after the other
-    moving = f"seen.animated === {FRAMES}" if vue else "seen.stills.size >= 6"
+    moving = f"seen.animated === {FRAMES}" if vue else "seen.stills.size >= 3"
     browser.page.wait_for_function(moving, timeout=60_000)
     browser.page.screenshot(path=artifacts / f"preview_{'nodes2' if vue else 'canvas'}.png")
     server.wait(prompt_id)
