@@ -172,6 +172,13 @@ def test_results_in_a_file_need_no_training(small, tmp_path, capsys) -> None:
     assert not list(tmp_path.glob("b/runs/*/*.safetensors"))
     found = json.loads(known.read_text())
     assert {len(found["runs"]), len(found["scores"])} == {1, 2}
+    plan = planner(small, tmp_path / "b")  # a stage is known without its network: made again
+    first, after = plan.stage("first", 0), plan.run("from first", 0)
+    first.folder.mkdir(parents=True)
+    (first.folder / "facts.json").write_text("{}")
+    prepare_set(plan.cache, plan.comparison.sets["clips"])
+    assert train(first) and not first.checkpoint.exists()
+    assert train(after) and first.checkpoint.exists() and after.facts["steps"] == 2
     known.write_text(json.dumps({"runs": {"../../escaped": {}}, "scores": {}}))
     line = refused("eval", "ablate", small, "--cache", tmp_path / "c", "--known", known)
     assert "'../../escaped' in runs is no digest" in line

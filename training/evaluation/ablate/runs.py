@@ -247,18 +247,21 @@ def prepare_set(cache: Path, found: SetSection) -> Path:
 # --- training -------------------------------------------------------------------------------------
 
 
-def train(run: Run, *, until: int | None = None) -> bool:
+def train(run: Run, *, until: int | None = None, network: bool = False) -> bool:
     """Train a run, or go on with it; True once it is done, False where it was stopped before.
 
     A run whose gradients stop being finite is done, too: that is what it came to. So is one whose
     loss ends above that of a network that predicts nothing; both count as diverged. `until`: stop
-    after this step. Its states are removed once its checkpoint is written.
+    after this step. network: also where its results are known (`record`) but its network is not
+    there. Its states are removed once its checkpoint is written.
     """
     from filelock import FileLock  # torch brings it
 
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.folder / ".lock"):  # another process may have it in hand
-        return run.facts is not None or _train(run, until)
+        if run.facts is not None and (run.checkpoint.exists() or not network):
+            return True
+        return all(train(parent, network=True) for parent in run.parents) and _train(run, until)
 
 
 def _train(run: Run, until: int | None) -> bool:
