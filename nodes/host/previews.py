@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -45,8 +46,11 @@ def with_moving_preview(callback: Callable | None, latent_format: Any) -> Callab
         now, is_last = time.monotonic(), step + 1 == total_steps
         if x0.shape[2] > 1 and (is_last or now - last_sent >= _PERIOD):
             last_sent = now
-            data = {**_node_ids(running), **describe(strip(x0, latent_format), x0.shape)}
-            server.send_sync(EVENT, data, server.client_id)
+            try:
+                data = {**_node_ids(running), **describe(strip(x0, latent_format), x0.shape)}
+                server.send_sync(EVENT, data, server.client_id)
+            except Exception:  # nothing that is only looked at may end a run of hours
+                logging.warning("STIV: the moving preview could not be sent", exc_info=True)
         return result
 
     return call

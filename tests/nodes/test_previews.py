@@ -53,3 +53,15 @@ def test_without_a_callback_a_server_or_previews_nothing_is_wrapped(
     assert previews.with_moving_preview(callback, latents) is callback  # no server runs here
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Auto)
     assert previews.with_moving_preview(callback, latents) is callback
+
+
+def test_a_preview_that_fails_leaves_the_sampling_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    latents = VideoLatents(LATENT_SPACES["sd"])
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Auto)
+    monkeypatch.setattr(previews, "_server", lambda: object())  # a server that can send nothing
+    monkeypatch.setattr(previews, "get_executing_context", lambda: object())
+    call = previews.with_moving_preview(lambda *step: "kept", latents)
+    assert call(0, torch.zeros(1, 4, 3, 4, 4), torch.zeros(1), 2) == "kept"
+    assert "moving preview could not be sent" in caplog.text
