@@ -183,6 +183,9 @@ def test_results_in_a_file_need_no_training(small, tmp_path, capsys) -> None:
     line = refused("eval", "ablate", small, "--cache", tmp_path / "c", "--known", known)
     assert "'../../escaped' in runs is no digest" in line
     assert not (tmp_path / "escaped").exists()
+    known.write_text(json.dumps({"runs": {"0" * 16: 3}, "scores": {}}))
+    line = refused("eval", "ablate", small, "--cache", tmp_path / "c", "--known", known)
+    assert "0000 in runs is 3: expected a table" in line
     known.write_text("[]")
     line = refused("eval", "ablate", small, "--cache", tmp_path / "c", "--known", known)
     assert "results.json: no results of comparisons" in line

@@ -29,6 +29,8 @@ def read_known(path: Path, cache: Path) -> int:
         for digest, result in results.items():
             if not _DIGEST.fullmatch(digest):
                 raise ValueError(f"{path}: {digest!r} in {part} is no digest")
+            if not isinstance(result, dict):
+                raise ValueError(f"{path}: {digest} in {part} is {result!r:.40}: expected a table")
             place = _place(cache, part, digest)
             if not place.exists():
                 place.parent.mkdir(parents=True, exist_ok=True)
