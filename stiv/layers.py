@@ -57,12 +57,33 @@ class Mlp(nn.Module):
         return self.fc2(self.activation(self.fc1(x)))
 
 
+class Gelu(nn.GELU):
+    """GELU by tanh; in place where no gradient needs what came in: it is the widest of a block."""
+
+    def __init__(self):
+        super().__init__(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        in_place = not (x.requires_grad and torch.is_grad_enabled())
+        gelu = torch.ops.aten.gelu_ if in_place else F.gelu
+        return gelu(x, approximate=self.approximate)
+
+
 def gelu() -> nn.Module:
-    return nn.GELU(approximate="tanh")
+    return Gelu()
+
+
+def last_outputs(layer: nn.Linear, count: int, x: Tensor) -> Tensor:
+    """layer(x)[..., -count:], without the other outputs if the layer is a product and no more."""
+    if getattr(layer.forward, "__func__", None) is not nn.Linear.forward:
+        return layer(x)[..., -count:]
+    return F.linear(x, layer.weight[-count:], layer.bias[-count:])
 
 
 class SelfAttention(nn.Module):
     """Attention over the tokens of each frame, or over the frames of each token."""
+
+    last_outputs = staticmethod(last_outputs)  # a host's layers do more than a product
 
     def __init__(self, config: STIVConfig, operations: Any, **factory):
         super().__init__()
@@ -81,9 +102,9 @@ class SelfAttention(nn.Module):
         is_causal: bool = False,
     ) -> Tensor:
         B, T, S, D = x_BTSD.shape
-        q, k, v = self.qkv(x_BTSD).view(B, T, S, 3, self.heads, self.head_dim).unbind(3)
         if over_time and T == 1:  # softmax over a single frame is 1
-            return self.proj(v.reshape(B, T, S, D))
+            return self.proj(self.last_outputs(self.qkv, D, x_BTSD))
+        q, k, v = self.qkv(x_BTSD).view(B, T, S, 3, self.heads, self.head_dim).unbind(3)
         # Over time every (token, head) pair is a head of its own: no permuted copies.
         fold = (B, T, S * self.heads, -1) if over_time else (B * T, S, self.heads, -1)
         q, k, v = (z.reshape(fold) for z in (self.q_norm(q), self.k_norm(k), v))

@@ -180,6 +180,12 @@ _HOOKED = (
     else {}
 )
 
+# By default torch compiles for 8 shapes and runs others as they are; buckets of sizes, durations
+# and text lengths are more.
+_MANY_SHAPES = (
+    {"recompile_limit": 128} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+)
+
 
 @functools.cache
 def _compiled(mode: Mode, backend: str) -> Callable[..., Tensor]:
@@ -190,4 +196,4 @@ def _compiled(mode: Mode, backend: str) -> Callable[..., Tensor]:
             return type(block).forward(block, *args)
         return run(mode, type(block).forward, block, *args)
 
-    return torch.compile(forward, dynamic=False, backend=backend)
+    return torch.compile(forward, dynamic=False, backend=backend, **_MANY_SHAPES)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import comfy.ops
 import torch
 import torch.nn.functional as F
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...stiv.config import STIVConfig
+from ...stiv.layers import SelfAttention
 from ...stiv.model import STIVTransformer
 
 # 1 - sigma in float32 moves the embedded time by up to 3e-5 of its 1000, ten times the rounding
 # of all else; not every device can count more finely.
 _HAVE_DOUBLE = ("cpu", "cuda")
+_BRINGS = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
 _HEADS_AT_ONCE = 2**15  # CUDA kernels count heads in a grid that ends at 65535
 
 
@@ -37,6 +40,9 @@ class HostTransformer(STIVTransformer):
         operations: Any = None,
     ):
         super().__init__(stiv_config, operations=operations, device=device, dtype=dtype)
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.last_outputs = last_outputs
         self.sign = -1.0 if prediction == "velocity" else 1.0
 
     def forward(
@@ -85,6 +91,18 @@ class HostTransformer(STIVTransformer):
             attention=partial(attend, transformer_options=transformer_options),
         )
         return self.sign * predicted
+
+
+def last_outputs(layer: nn.Module, count: int, x: Tensor) -> Tensor:
+    """layer(x)[..., -count:], without the other outputs where all that the host does to a layer is
+    to bring its weight: cast, moved and with what LoRAs add."""
+    brings = getattr(type(layer), "forward_comfy_cast_weights", None)
+    if brings is not _BRINGS or "forward" in vars(layer):
+        return layer(x)[..., -count:]
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, x, offloadable=True)
+    out = F.linear(x, weight[-count:], bias[-count:])
+    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+    return out
 
 
 def attend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import comfy.ops
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from ComfyUI_STIV.nodes.host import network
 from ComfyUI_STIV.stiv.checkpoint import read_checkpoint
 from ComfyUI_STIV.stiv.shapes import expected_shapes
+from torch.overrides import TorchFunctionMode
 
 from tests.nodes import tiny
 from tests.nodes.scenes import Loaded, Scene
@@ -54,6 +56,35 @@ def test_many_heads_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.allclose(out, F.scaled_dot_product_attention(q, k, v), atol=1e-6)
 
 
+def layer_of_host(case: str) -> torch.nn.Linear:
+    operations = comfy.ops.manual_cast if case == "cast" else comfy.ops.disable_weight_init
+    layer = operations.Linear(8, 12, dtype=torch.float16 if case == "cast" else torch.float32)
+    torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    if case == "LoRA on the way":
+        layer.weight_function = [lambda weight: weight + 1]
+    if case == "LoRA beside":
+        layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize("case", ["as it is", "cast", "LoRA on the way", "LoRA beside"])
+def test_values_alone_are_those_of_the_whole_layer(case: str) -> None:
+    layer, x = layer_of_host(case), torch.randn(2, 5, 8)
+    products = []
+
+    class Seen(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is F.linear:
+                products.append(len(args[1]))
+            return function(*args, **(kwargs or {}))
+
+    with Seen():
+        found = network.last_outputs(layer, 4, x)
+    torch.testing.assert_close(found, layer(x)[..., -4:])
+    assert products == [12 if case == "LoRA beside" else 4]
+
+
 def test_parameters_keep_the_names_of_the_bare_network(loaded: Loaded) -> None:
     state = loaded.model.model.diffusion_model.state_dict()
     card, parts = read_checkpoint(loaded.path)
@@ -76,8 +107,10 @@ def test_the_input_of_the_sampler_is_not_written_to(loaded: Loaded) -> None:
     assert torch.equal(scene.but(model=spoiled).sample(), scene.sample())
 
 
-def test_it_compiles_in_one_piece(scene: Scene) -> None:
+@pytest.mark.parametrize("frames", [tiny.FRAMES, 1])
+def test_it_compiles_in_one_piece(loaded: Loaded, frames: int) -> None:
     torch._dynamo.reset()
+    scene = loaded.scene(frames=frames)
     compiled = scene.model.clone()
     set_torch_compile_wrapper(model=compiled, backend="eager", fullgraph=True)
     samples = scene.but(model=compiled).sample(steps=2)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from tests.nodes import tiny
 from tests.nodes.scenes import Loaded, Scene, load
+from tests.nodes.waits import Waits
 
 SAMPLERS = comfy.samplers.KSampler.SAMPLERS
 
@@ -309,3 +310,18 @@ def test_frames_stride_and_size_are_conditions(loaded: Loaded, scene: Scene) -> 
     (_, extra), *_ = loaded.text("", original_width=64, original_height=64)
     positive = [[scene.positive[0][0], {**scene.positive[0][1], "stiv_micro": extra["stiv_micro"]}]]
     assert torch.equal(scene.but(positive=positive).sample(), plain)  # 0 means the video's size
+
+
+@pytest.mark.parametrize("guidance", ["cfg", "joint", "separate"])
+def test_no_step_waits_for_the_device(scene: Scene, guidance: str) -> None:
+    """All waiting is before and after the steps; on a GPU they are queued without a pause."""
+    if guidance != "cfg":
+        settings = {"mode": guidance, "image_scale": 1.5, "renorm": True}
+        scene = scene.but(model=tiny.run("STIVGuidance", model=scene.model, **settings))
+
+    def waits(steps: int) -> int:
+        with Waits() as seen:
+            scene.sample(steps=steps, scheduler="normal")
+        return seen.count
+
+    assert waits(2) == waits(5) > 0

@@ -126,6 +126,16 @@ def test_one_frame_needs_no_temporal_softmax() -> None:
     torch.testing.assert_close(once.expand_as(both), both)
 
 
+def test_one_frame_asks_a_changed_layer_for_all_it_has() -> None:
+    """As with a LoRA beside it: only a bare product is cut short."""
+    attention = SelfAttention(TINY, torch.nn, dtype=torch.float64)
+    x, layer = torch.randn(1, 1, 5, TINY.width, dtype=torch.float64), attention.qkv
+    plain = attention(x, None, F.scaled_dot_product_attention, over_time=True)
+    layer.forward = lambda x: torch.nn.Linear.forward(layer, x) + 1
+    changed = attention(x, None, F.scaled_dot_product_attention, over_time=True)
+    torch.testing.assert_close(changed, plain + attention.proj.weight.sum(1))
+
+
 def without_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Positions.__init__
 

@@ -197,6 +197,11 @@ def _add_ablate(what) -> None:
     command.add_argument(
         "--workers", type=int, default=1, help="runs at a time, each in a process of its own"
     )
+    command.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile what is trained: the same but for rounding (needs a C++ compiler)",
+    )
     command.add_argument("--known", type=Path, help="file of results that need no training")
     command.add_argument(
         "--no-training", action="store_true", help="only what has results: nothing is computed"

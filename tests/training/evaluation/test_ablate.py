@@ -54,6 +54,14 @@ def test_shipped_comparisons_plan_runs_of_equal_compute(path: Path, tmp_path: Pa
     assert all(arm in said for arm in comparison.arms)
 
 
+def test_compiled_runs_lie_where_others_do(tmp_path: Path) -> None:
+    comparison = load_comparison(FOLDER / "norms.yaml")
+    plain, compiled = (Planner(comparison, tmp_path, flag).run("no norms, 3e-2", 1)
+                       for flag in (False, True))  # fmt: skip
+    assert plain.folder == compiled.folder
+    assert not plain.config.engine.compile and compiled.config.engine.compile
+
+
 def test_runs_are_shared_by_what_they_are_not_by_name(tmp_path: Path) -> None:
     plans = {path.stem: planner(path, tmp_path) for path in SHIPPED}
     shared = [

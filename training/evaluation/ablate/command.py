@@ -33,7 +33,8 @@ def ablate(args: Namespace) -> int:
         torch.set_num_threads(args.threads)
     cache, stopped, found = args.cache.expanduser(), False, []
     planners = {
-        path: Planner(changed(load_comparison(path), args), cache) for path in args.comparison
+        path: Planner(changed(load_comparison(path), args), cache, args.compile)
+        for path in args.comparison
     }
     if args.known:
         log.info("%d results from %s", read_known(args.known, cache), args.known)

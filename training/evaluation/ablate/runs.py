@@ -76,10 +76,12 @@ class Run:
 
 @dataclass
 class Planner:
-    """Makes the runs of a comparison. cache: where sets, runs and scores are kept."""
+    """Makes the runs of a comparison. cache: where sets, runs and scores are kept; compiled: their
+    blocks are, which changes nothing but rounding, so that they lie where others do."""
 
     comparison: Comparison
     cache: Path
+    compiled: bool = False
     runs: dict[str, Run] = field(default_factory=dict)
     """By digest."""
 
@@ -121,7 +123,7 @@ class Planner:
         decides["data"]["latents"] = set_identity(found)
         # Where files lie decides nothing: all of them are ours, or other runs'.
         decides["init"], decides["text"]["weights"] = None, bool(draft.text.weights)
-        decides["vae"] = None
+        decides["vae"], decides["engine"]["compile"] = None, False
         origin = {key: _mentioned(value, parents) for key, value in section.train.items()}
         digest = digest_of([decides, origin])
         if digest not in self.runs:
@@ -162,6 +164,8 @@ class Planner:
         # Words come from where the network does, or else from ours.
         starts = any(key.startswith("init.") for key in section.train)
         own["text.weights"] = None if starts else str(BUNDLED)
+        if self.compiled:
+            own["engine.compile"] = True
         for key, value in {**section.train, **own}.items():
             if isinstance(value, str) and value.startswith("@"):
                 if not stages:
@@ -266,6 +270,7 @@ def train(run: Run, *, until: int | None = None, network: bool = False) -> bool:
 
 def _train(run: Run, until: int | None) -> bool:
     config, began, ended = run.config, time.process_time(), False
+    torch.compiler.reset()  # what other runs of this process compiled is of no use to this one
     trainer = Trainer(config)
     trainer.start()
     try:
