@@ -7,8 +7,20 @@ from collections.abc import Iterator
 import torch
 
 from . import timing
-from .forward_video import OURS, PACKED, PARTS, Runs, add_packed, config_of, inputs, measured, ours
-from .peers import Size, host_pixart, install_host, pixart
+from .forward_video import (
+    COMPILED,
+    OURS,
+    PACKED,
+    PARTS,
+    Runs,
+    add_others,
+    config_of,
+    inputs,
+    measured,
+    of_dtypes,
+    ours,
+)
+from .peers import Size, host_pixart, pixart
 
 SIZE = Size(depth=2, frames=1, side=32)  # latents below 64 x 64 fail in the host's PixArt
 REPETITIONS = 5
@@ -16,13 +28,7 @@ REPETITIONS = 5
 
 def run() -> Iterator[dict]:
     """float32 and bfloat16."""
-    install_host()
-    for dtype in timing.DTYPES:
-        if timing.has_products(timing.DTYPES[dtype]):
-            yield {"what": "setting", "dtype": dtype, **vars(SIZE)}
-            yield from timing.between_rooflines(dtype, _rows(SIZE, dtype))
-        else:
-            yield {"what": "all", "dtype": dtype, "skipped": timing.NO_PRODUCTS}
+    return of_dtypes(SIZE, _rows)
 
 
 @torch.inference_mode()
@@ -36,11 +42,11 @@ def _rows(size: Size, dtype_name: str) -> Iterator[dict]:
     given = inputs(config, size, dtype)
     parts = from_parts(model, (1, size.side, size.side))
     runs: Runs = {OURS: lambda: model(**given), PARTS: lambda: parts(**given)}
-    add_packed(runs, model, given)
+    add_others(runs, model, given)
     runs["diffusers PixArt"] = pixart(size, dtype).call
     runs["ComfyUI PixArt, as on a CPU"] = host_pixart(size, dtype, sdpa=False).call
     runs["ComfyUI PixArt, SDPA"] = host_pixart(size, dtype, sdpa=True).call
     video_config = config_of(size, temporal_patch=1)
     video = ours(video_config, dtype)
     runs["ours, video model at one frame"] = lambda: video(**given)
-    yield from measured(runs, REPETITIONS, same=(PACKED, PARTS))
+    yield from measured(runs, REPETITIONS, same=(PACKED, COMPILED, PARTS))

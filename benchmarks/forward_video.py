@@ -59,11 +59,16 @@ def inputs(config: STIVConfig, size: Size, dtype: torch.dtype, batch: int = 1) -
 
 def run() -> Iterator[dict]:
     """float32 and bfloat16."""
+    return of_dtypes(SIZE, _rows)
+
+
+def of_dtypes(size: Size, rows: Callable[[Size, str], Iterator[dict]]) -> Iterator[dict]:
+    """The rows of each dtype that this CPU multiplies."""
     install_host()
     for dtype in timing.DTYPES:
         if timing.has_products(timing.DTYPES[dtype]):
-            yield {"what": "setting", "dtype": dtype, **vars(SIZE)}
-            yield from timing.between_rooflines(dtype, _rows(SIZE, dtype))
+            yield {"what": "setting", "dtype": dtype, **vars(size)}
+            yield from timing.between_rooflines(dtype, rows(size, dtype))
         else:
             yield {"what": "all", "dtype": dtype, "skipped": timing.NO_PRODUCTS}
 
@@ -79,10 +84,7 @@ def _rows(size: Size, dtype_name: str) -> Iterator[dict]:
     given = inputs(config, size, dtype)
     parts = from_parts(model, (size.frames, size.side, size.side))
     runs: Runs = {OURS: lambda: model(**given), PARTS: lambda: parts(**given)}
-    add_packed(runs, model, given)
-    compiled = copy.deepcopy(model)
-    set_checkpointing(compiled, "none", compiled=True)
-    runs[COMPILED] = lambda: compiled(**given)
+    add_others(runs, model, given)
     runs["diffusers Latte"] = latte(size, dtype).call
     folder = open_sora.find()
     if folder:
@@ -94,12 +96,15 @@ def _rows(size: Size, dtype_name: str) -> Iterator[dict]:
     yield from measured(runs, REPETITIONS, same=(PACKED, COMPILED, PARTS))
 
 
-def add_packed(runs: Runs, model: STIVTransformer, given: Mapping[str, Tensor]) -> None:
-    """A copy of the model with packed linears, where this CPU can pack."""
+def add_others(runs: Runs, model: STIVTransformer, given: Mapping[str, Tensor]) -> None:
+    """Copies of the model: with packed linears, where this CPU can pack, and with compiled blocks."""
     if can_pack(model.dtype):
         packed = copy.deepcopy(model)
         pack(packed)
         runs[PACKED] = lambda: packed(**given)
+    compiled = copy.deepcopy(model)
+    set_checkpointing(compiled, "none", compiled=True)
+    runs[COMPILED] = lambda: compiled(**given)
 
 
 def measured(runs: Runs, repetitions: int, same: tuple[str, ...]) -> Iterator[dict]:

@@ -21,7 +21,7 @@ from .load import STIVLoadCheckpoint, STIVLoadModel, STIVVideoVAE
 from .long_video import STIVLongVideo
 from .plan import STIVInterpolationPlan, STIVLongVideoPlan, STIVPredictionPlan
 from .save import STIVSaveCheckpoint
-from .speed import STIVFasterCPU, STIVGuidanceInterval
+from .speed import STIVCompile, STIVFasterCPU, STIVGuidanceInterval
 from .text import STIVTextEncode
 from .timeline import STIVTimeline
 from .together import STIVMakeTogether
@@ -59,6 +59,7 @@ class STIVExtension(ComfyExtension):
             STIVGuidance,
             STIVGuider,
             STIVGuidanceInterval,
+            STIVCompile,
             STIVFasterCPU,
             STIVLongVideoPlan,
             STIVPredictionPlan,

@@ -137,6 +137,7 @@ EXAMPLES = {
         {"mode": "separate", "cfg": 7.5},
     ),
     "STIVGuidanceInterval": Example({"model": "STIVGuidance.model"}, {"model": "KSampler.model"}),
+    "STIVCompile": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVFasterCPU": Example({"model": _MODEL}, {"model": "KSampler.model"}),
     "STIVLongVideoPlan": Example(
         after={"plan": "STIVLongVideo.plan"},

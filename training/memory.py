@@ -183,7 +183,9 @@ _HOOKED = (
 # By default torch compiles for 8 shapes and runs others as they are; buckets of sizes, durations
 # and text lengths are more.
 _MANY_SHAPES = (
-    {"recompile_limit": 128} if "recompile_limit" in inspect.signature(torch.compile).parameters else {}
+    {"recompile_limit": 128}
+    if "recompile_limit" in inspect.signature(torch.compile).parameters
+    else {}
 )
 
 

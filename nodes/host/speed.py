@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from torch import Tensor, nn
 
 from ...stiv.packed import PackedForward, packable, pays_off
 
 _NETWORK = "diffusion_model"
+_COMPILERS = ("g++", "c++", "clang++", "cl")
 
 
 def packed(model: Any) -> Any:
@@ -37,6 +41,48 @@ def packing_doubt(model: Any) -> str | None:
     if not pays_off(dtype):
         name = str(dtype).removeprefix("torch.")
         return f"packed weights would not be faster for {name} on this CPU: nothing changes"
+    return None
+
+
+def compiled(model: Any) -> Any:
+    """A copy of the MODEL (a STIV) whose blocks run compiled.
+
+    All of them share what one is compiled to, so compilation takes as long for a large model as
+    for a small one. LoRAs change weights only, which need not be compiled again; a second size
+    compiles once more, for all sizes.
+    """
+    model = model.clone(disable_dynamic=True)  # as the host's own node for whole models
+    network = model.model.diffusion_model
+    blocks = [
+        f"{_NETWORK}.{name}.{i}"
+        for name in ("blocks", "decoder_blocks")
+        for i in range(len(getattr(network, name, ())))
+    ]
+    set_torch_compile_wrapper(
+        model, backend="inductor", options={"guard_filter_fn": _lasting}, keys=blocks
+    )
+    return model
+
+
+def _lasting(guards: Any) -> list[bool]:
+    """Which conditions of compiled code are checked: none on what the host changes every step."""
+    return ["transformer_options" not in guard.name for guard in guards]
+
+
+def compile_doubt(model: Any) -> str | None:
+    """Why nothing can be compiled here, for the artist; None where it can."""
+    if model.load_device.type == "cpu":
+        if any(map(shutil.which, _COMPILERS)):
+            return None
+        return (
+            "compiling for a CPU needs a C++ compiler and there is none: install g++, clang or "
+            "MSVC; nothing changes"
+        )
+    if importlib.util.find_spec("triton") is None:
+        return (
+            "compiling for a GPU needs Triton, which is not installed (on Windows: "
+            "triton-windows); nothing changes"
+        )
     return None
 
 

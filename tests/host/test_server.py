@@ -26,6 +26,7 @@ NODES = (
     "STIVGuidance",
     "STIVGuider",
     "STIVGuidanceInterval",
+    "STIVCompile",
     "STIVFasterCPU",
     "STIVModelInfo",
     "STIVSaveCheckpoint",

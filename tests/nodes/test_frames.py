@@ -225,7 +225,7 @@ def test_latents_with_nan(loaded: Loaded, value: float) -> None:
 
 def test_nodes_say_what_they_are_for() -> None:
     """A tooltip on every input and output, aliases, and a description in words."""
-    assert len(tiny.SHOWN) == 22 and len(tiny.PACK) == 28
+    assert len(tiny.SHOWN) == 23 and len(tiny.PACK) == 29
     for name, node in tiny.SHOWN.items():
         schema = node.GET_SCHEMA()
         assert schema.category.split("/")[0] == "STIV" and schema.display_name.startswith("STIV ")

@@ -16,7 +16,7 @@ from ComfyUI_STIV.stiv.shapes import expected_shapes
 from torch.overrides import TorchFunctionMode
 
 from tests.nodes import tiny
-from tests.nodes.scenes import Loaded, Scene
+from tests.nodes.scenes import Loaded
 
 ATTENTIONS = ("attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch")
 
