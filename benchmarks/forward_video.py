@@ -97,7 +97,7 @@ def _rows(size: Size, dtype_name: str) -> Iterator[dict]:
 
 
 def add_others(runs: Runs, model: STIVTransformer, given: Mapping[str, Tensor]) -> None:
-    """Copies of the model: with packed linears, where this CPU can pack, and with compiled blocks."""
+    """Copies of the model with packed linears, where this CPU can pack, and compiled blocks."""
     if can_pack(model.dtype):
         packed = copy.deepcopy(model)
         pack(packed)
