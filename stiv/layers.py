@@ -109,7 +109,8 @@ class SelfAttention(nn.Module):
         fold = (B, T, S * self.heads, -1) if over_time else (B * T, S, self.heads, -1)
         q, k, v = (z.reshape(fold) for z in (self.q_norm(q), self.k_norm(k), v))
         if table is not None:
-            q, k = rotate(q, table), rotate(k, table)
+            q = rotate(q, table)  # one after the other: only one of them is held twice
+            k = rotate(k, table)
         q, k, v = (z.transpose(1, 2) for z in (q, k, v))
         out = attention(q, k, v, is_causal=is_causal)
         return self.proj(out.transpose(1, 2).reshape(B, T, S, D))

@@ -69,8 +69,11 @@ class STIVBlock(nn.Module):
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp, *temporal = (
             self.modulations(condition)
         )
-        h = modulate(norm(x), shift_attn, scale_attn)
-        x = x + gate_attn * post(self.spatial_attn(h, positions.space_table, attention))
+        x = x + gate_attn * post(
+            self.spatial_attn(
+                modulate(norm(x), shift_attn, scale_attn), positions.space_table, attention
+            )
+        )
         if self.config.temporal_attention:
             x = x + self.over_time(x, gate_attn, temporal, positions, attention)
         x = x + self.cross_attn(x, text_BLD, text_mask, attention)
@@ -188,11 +191,8 @@ class STIVTransformer(nn.Module):
         """
         config = self.config
         self._check(x_BCTHW, text_BLD, keep)
-        x, grid = patchify(x_BCTHW, config.patch, config.temporal_patch)
-        positions = Positions(config, grid, x)
-        x = self.patch_embed(x)
-        if positions.space_embedding is not None:
-            x = x + positions.space_embedding
+        patches, grid = patchify(x_BCTHW, config.patch, config.temporal_patch)
+        positions = Positions(config, grid, patches)
         condition = self.condition(x_BCTHW, t_B, pooled, micro)
         text, mask = self.context(text_BLD, text_mask, image)
         shared = self.shared_modulation(condition)
@@ -211,9 +211,10 @@ class STIVTransformer(nn.Module):
                 x = block(*args) if self.checkpoint is None else self.checkpoint(block, *args)
             return x
 
-        if keep is None:
-            x = run(self.blocks, x, positions)
+        if keep is None:  # nobody else holds what the first block takes
+            x = run(self.blocks, self.embed(patches, positions), positions)
         else:
+            x = self.embed(patches, positions)
             kept = torch.take_along_dim(x, keep[:, None, :, None], dim=2)
             kept = run(self.blocks, kept, positions.kept(keep, x.shape[1]))
             x = self._unmask(kept, keep, x.shape, positions)
@@ -221,6 +222,11 @@ class STIVTransformer(nn.Module):
             x = run(self.decoder_blocks, x, positions.after_first_block())
         x = self.final(x, condition)
         return unpatchify(x, grid, config, x_BCTHW.shape)
+
+    def embed(self, patches_BTSP: Tensor, positions: Positions) -> Tensor:
+        """Tokens (B, T, S, D) of patches, with sin-cos positions where the config has such."""
+        x = self.patch_embed(patches_BTSP)
+        return x if positions.space_embedding is None else x + positions.space_embedding
 
     def condition(self, x_BCTHW, t_B, pooled, micro) -> Tensor:
         """(B, 1, D) singleton condition: time + pooled text + micro conditions."""

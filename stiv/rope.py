@@ -69,7 +69,7 @@ def _table(angles: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 def rotate(x_BHND: Tensor, table: Tensor) -> Tensor:
     """Rotate queries or keys (B, heads, N, dim) by a (2, [B, 1,] N, dim) table."""
     cos, sin = table.unbind(0)
-    return x_BHND * cos + x_BHND.roll(x_BHND.shape[-1] // 2, dims=-1) * sin
+    return (x_BHND * cos).addcmul_(x_BHND.roll(x_BHND.shape[-1] // 2, dims=-1), sin)
 
 
 @lru_cache(maxsize=64)

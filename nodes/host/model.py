@@ -76,11 +76,11 @@ def _sampling_settings(card: Card) -> dict[str, Any]:
 def memory_usage_factor(config: STIVConfig) -> float:
     """The host's measure of peak memory per latent pixel and frame.
 
-    At its widest a block holds about 8 copies of a token (input, q, k, v before and after norm and
-    rotation) and two of the FFN's hidden layer. The host multiplies by 0.01 MiB and the size of
-    the dtype.
+    At its widest a block holds ten copies of a token (its input, q, k and v before and after norm
+    and rotation) or four and the FFN's hidden layer; a fifth is for what attentions of the host
+    need besides. The host multiplies by 0.01 MiB and the size of the dtype.
     """
-    per_token = (8 + 2 * config.mlp_ratio) * config.width
+    per_token = 1.2 * max(10, 4 + config.mlp_ratio) * config.width
     tokens_per_latent = 1 / (config.patch**2 * config.temporal_patch)
     return per_token * tokens_per_latent / (0.01 * 2**20)
 
