@@ -23,7 +23,7 @@ from .forward_video import (
 from .peers import Size, host_pixart, pixart
 
 SIZE = Size(depth=2, frames=1, side=32)  # latents below 64 x 64 fail in the host's PixArt
-REPETITIONS = 5
+REPETITIONS = 9
 
 
 def run() -> Iterator[dict]:

@@ -21,7 +21,7 @@ from . import open_sora, timing
 from .peers import CHANNELS, PATCH, Size, host_wan, install_host, latte, randomise
 
 SIZE = Size(depth=2)
-REPETITIONS = 5
+REPETITIONS = 9
 OURS, PARTS = "ours", "diffusers parts, same weights"
 PACKED, COMPILED = "ours, packed", "ours, blocks compiled"
 Runs = dict[str, Callable[[], Tensor]]

@@ -45,7 +45,7 @@ def graphs() -> int:
 
 
 def assert_same(made: torch.Tensor, plain: torch.Tensor) -> None:
-    assert (made - plain).norm() / plain.norm() < 1e-4
+    assert (made - plain).norm() / plain.norm() < 1e-5
 
 
 def test_one_compilation_is_for_all_blocks_and_steps(scene: Scene, traced) -> None:
@@ -82,7 +82,7 @@ def test_loras_need_no_other(scene: Scene, folders, order: str, traced) -> None:
 
 def test_the_second_size_compiles_for_all(loaded: Loaded, traced) -> None:
     model, needed = compiled(loaded.model), []
-    for frames, batch in ((4, 1), (8, 1), (12, 1), (20, 1), (12, 2), (8, 3)):
+    for frames, batch in ((4, 1), (7, 1), (12, 1), (20, 1), (12, 2), (7, 3)):
         scene = loaded.scene(frames=frames, batch=batch)
         assert_same(scene.but(model=model).sample(steps=2), scene.sample(steps=2))
         needed.append(graphs())
