@@ -11,73 +11,19 @@ import subprocess
 import sys
 import threading
 import time
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from tests.training.data.numbered import write_video
-from tests.training.engine.footage import moving, save_real_clips
-from training.engine.duplicates import mark_duplicates
+from tests.training.engine.small_work import CLIP, FEATURES, contents, prepare
 from training.engine.run import run
 from training.engine.scan import Fingerprint, Probe, list_files
 from training.engine.step import NotReady, Step, make_step
 from training.engine.work import Busy, Work
 
 ROOT = Path(__file__).resolve().parents[3]
-CLIP = "api_grok_imagine_video_1_5-1.webp"
-FEATURES = ("motion", "picture")
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory) -> Path:
-    """A real clip, four small videos, one that is broken and one that is no video."""
-    folder = tmp_path_factory.mktemp("media")
-    save_real_clips(folder, [CLIP])
-    for number in range(4):
-        write_video(folder / f"{number}.mp4", list(moving(number, 20 + 3 * number)), 12)
-    (folder / "5.mp4").write_bytes((folder / "3.mp4").read_bytes()[:-900])
-    (folder / "6.mp4").write_bytes(b"no video" * 100)
-    return folder
-
-
-def prepare(media: Path, folder: Path, workers: int = 2) -> Work:
-    """Scanned and cut into segments of half a second to a second."""
-    work = Work.create(folder, media)
-    list_files(work, shard_files=4)
-    run(work, [Probe()], workers=workers)
-    run(work, [Fingerprint()], workers=workers)
-    mark_duplicates(work)
-    cutting = make_step("segments", {"min_seconds": 0.5, "max_seconds": 1.0, "content": 200.0})
-    run(work, [cutting], workers=workers)
-    return work
-
-
-@pytest.fixture(scope="module")
-def prepared(media, tmp_path_factory) -> Work:
-    return prepare(media, tmp_path_factory.mktemp("prepared") / "work")
-
-
-@pytest.fixture
-def work(prepared: Work, tmp_path: Path) -> Work:
-    shutil.copytree(prepared.folder, tmp_path / "work")
-    return Work.open(tmp_path / "work")
-
-
-@pytest.fixture(scope="module")
-def whole(prepared: Work, tmp_path_factory) -> dict[str, bytes]:
-    """What an uninterrupted run of the features with one worker writes."""
-    folder = tmp_path_factory.mktemp("whole") / "work"
-    shutil.copytree(prepared.folder, folder)
-    run(Work.open(folder), [make_step(name) for name in FEATURES], workers=1)
-    return contents(folder)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a work folder but its locks, by name."""
-    paths = [p for p in folder.rglob("*") if p.is_file() and "locks" not in p.parts]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def test_broken_files_are_in_quarantine_with_the_reason(prepared: Work) -> None:
@@ -350,74 +296,3 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
         Work.open(tmp_path)
     with pytest.raises(ValueError, match="media are not there"):
         Work.create(tmp_path / "w", tmp_path / "nothing")
-
-
-# --- engines -------------------------------------------------------------------------------------
-
-
-def options(executor: str, **changes) -> Namespace:
-    values = {
-        "executor": executor, "workers": 1, "time_limit": 60.0, "retry": False, "tasks": 2,
-        "at_once": 2, "partition": None, "task_time": "1:00:00", "task_memory": 2, "task_gpus": 0,
-    }  # fmt: skip
-    return Namespace(**{**values, **changes})
-
-
-def test_datatrove_makes_the_same_and_skips_finished_tasks(work: Work, whole, capfd) -> None:
-    from training.engine.executors import execute
-
-    steps = [make_step(name) for name in FEATURES]
-    execute(options("datatrove"), work, steps)
-    logs = work.folder / "tasks"
-    assert len(list(logs.glob("*/completions/*"))) == 2
-    capfd.readouterr()
-    execute(options("datatrove"), work, steps)
-    assert "already been completed" in capfd.readouterr().err
-    shutil.rmtree(logs)
-    assert contents(work.folder) == whole
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch) -> None:
-    """Stand-ins for Slurm's tools on the PATH."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    (tools / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
-    (tools / "srun").write_text('#!/bin/sh\nshift 3\nexec "$@"\n')
-    (tools / "scontrol").write_text("#!/bin/sh\necho here\n")
-    for tool in tools.iterdir():
-        tool.chmod(0o755)
-    python = Path(sys.executable).parent
-    monkeypatch.setenv("PATH", f"{tools}:{python}:{os.environ['PATH']}")
-
-
-def launch(work: Work) -> Path:
-    """The script that Slurm gets for the features."""
-    from training.engine.executors import execute
-
-    steps = [make_step(name) for name in FEATURES]
-    execute(options("slurm", partition="cpu", workers=2), work, steps)
-    (script,) = (work.folder / "tasks").glob("*/launch_script.slurm")
-    return script
-
-
-def test_slurm_gets_a_job_array(work: Work, slurm) -> None:
-    from training.engine.executors import execute
-
-    with pytest.raises(ValueError, match="--partition"):
-        execute(options("slurm"), work, [make_step("picture")])
-    lines = launch(work).read_text().splitlines()
-    given = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
-    assert given >= {"partition=cpu", "cpus-per-task=2", "time=1:00:00", "mem-per-cpu=2G"}
-    assert any(option.startswith("array=0-1") for option in given)
-    assert f"export PYTHONPATH={ROOT}:$PYTHONPATH" in lines
-
-
-@pytest.mark.slow  # ten seconds
-def test_tasks_of_a_job_array_make_the_same(work: Work, slurm, whole, tmp_path) -> None:
-    script = launch(work)
-    for task in ("0", "1"):
-        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": task, "SLURM_NODELIST": "here"}
-        subprocess.run(["bash", str(script)], check=True, env=environment, cwd=tmp_path)
-    shutil.rmtree(work.folder / "tasks")
-    assert contents(work.folder) == whole

@@ -1,0 +1,120 @@
+"""Steps by datatrove: as processes, on Ray, and as a job array of a real Slurm."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.engine import slurm
+from tests.training.engine.small_work import FEATURES, contents
+from training.engine.executors import execute
+from training.engine.step import make_step
+from training.engine.work import Work
+
+
+def options(executor: str, **changes) -> Namespace:
+    values = {
+        "executor": executor, "workers": 1, "time_limit": 60.0, "retry": False, "tasks": 2,
+        "at_once": 2, "partition": None, "task_time": "1:00:00", "task_memory": 2, "task_gpus": 0,
+    }  # fmt: skip
+    return Namespace(**{**values, **changes})
+
+
+def test_datatrove_makes_the_same_and_skips_finished_tasks(work: Work, whole, capfd) -> None:
+    steps = [make_step(name) for name in FEATURES]
+    execute(options("datatrove"), work, steps)
+    logs = work.folder / "tasks"
+    assert len(list(logs.glob("*/completions/*"))) == 2
+    capfd.readouterr()
+    execute(options("datatrove"), work, steps)
+    assert "already been completed" in capfd.readouterr().err
+    shutil.rmtree(logs)
+    assert contents(work.folder) == whole
+
+
+@pytest.mark.slow  # half a minute
+def test_ray_makes_the_same(work: Work, whole) -> None:
+    pytest.importorskip("ray")
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        execute(options("ray"), work, [make_step(name) for name in FEATURES])
+    finally:
+        ray.shutdown()
+    assert len(list((work.folder / "tasks").glob("*/completions/*"))) == 2
+    shutil.rmtree(work.folder / "tasks")
+    assert contents(work.folder) == whole
+
+
+# --- Slurm ----------------------------------------------------------------------------------------
+
+needs_slurm = pytest.mark.skipif(bool(slurm.missing()), reason=f"Slurm {slurm.missing()}")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
+    with slurm.cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def tools(cluster: dict[str, str], monkeypatch) -> dict[str, str]:
+    """Slurm's and this Python's on the PATH."""
+    environment = {**cluster, "PATH": f"{Path(sys.executable).parent}:{cluster['PATH']}"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return environment
+
+
+def submit(work: Work, **changes) -> Path:
+    """The features as a job array; returns the folder of its logs."""
+    steps = [make_step(name) for name in FEATURES]
+    execute(options("slurm", partition=slurm.PARTITION, task_memory=1, **changes), work, steps)
+    (logs,) = (work.folder / "tasks").iterdir()
+    return logs
+
+
+def test_slurm_needs_a_partition(work: Work) -> None:
+    pytest.importorskip("datatrove")
+    with pytest.raises(ValueError, match="--partition"):
+        execute(options("slurm"), work, [make_step("picture")])
+
+
+@needs_slurm
+@pytest.mark.slow  # a minute
+def test_a_job_array_makes_the_same(work: Work, tools, whole) -> None:
+    logs = submit(work)
+    lines = (logs / "launch_script.slurm").read_text().splitlines()
+    asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert asked >= {"partition=cpu", "cpus-per-task=1", "time=1:00:00", "mem-per-cpu=1G"}
+    slurm.wait(tools)
+    assert len(list(logs.glob("completions/*"))) == 2, _told(logs)
+    shutil.rmtree(work.folder / "tasks")
+    assert contents(work.folder) == whole
+
+
+@needs_slurm
+@pytest.mark.slow  # a minute
+def test_a_cancelled_job_is_gone_on_with(work: Work, tools, whole) -> None:
+    logs = submit(work)
+    slurm.wait_for_task(tools)
+    subprocess.run(["scancel", "--user=root"], check=True)
+    slurm.wait(tools)
+    assert len(list(logs.glob("completions/*"))) < 2
+    submit(work)
+    slurm.wait(tools)
+    assert len(list(logs.glob("completions/*"))) == 2, _told(logs)
+    shutil.rmtree(work.folder / "tasks")
+    assert contents(work.folder) == whole
+
+
+def _told(logs: Path) -> str:
+    """What the tasks printed, for a failing test."""
+    return "\n".join(path.read_text()[-2000:] for path in logs.rglob("*.out"))
