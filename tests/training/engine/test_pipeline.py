@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
+import subprocess
+import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from benchmarks.data_engine import _measure, write_clip
+from scripts.prepare import ROOT
 from scripts.real_clips import installed_clips, read_facts
 from tests.training.data.numbered import write_video
 from tests.training.engine.footage import Joined, moving, save_real_clips
+from tests.training.engine.small_work import contents
 from training.cli import main
 from training.data.clips import clips
 from training.data.sources import DataSpec
@@ -77,6 +84,50 @@ def test_from_a_folder_of_footage_to_the_trainers_list(tmp_path: Path, capsys) -
     after = list(Work.open(work).rows())
     assert [{**row, "filter": 0} for row in after] == [{**row, "filter": 0} for row in rows]
     assert all("segment.seconds below 3" in row["filter"]["reasons"] for row in after)
+
+
+@pytest.mark.slow  # two minutes
+def test_the_whole_pipeline_killed_at_random_points_makes_the_same(tmp_path: Path) -> None:
+    """Every command up to the report, killed and given again until it ends by itself."""
+    media, rules = tmp_path / "media", tmp_path / "mine.yaml"
+    save_real_clips(media, ["wan2.1_flf2v_720_f16-1.webp"])
+    for number in range(3):
+        write_video(media / f"{number}.mp4", list(moving(number, 30)), 15)
+    rules.write_text(RULES)
+    folder, rng, killed = tmp_path / "work", random.Random(0), 0
+    lines = [
+        ("scan", "--media", media, "--workers", 2),
+        ("segment", "--min-seconds", 1, "--workers", 2),
+        ("features", "--set", "text.frames=1", "--workers", 2),
+        ("filter", rules),
+        ("stats", "--out", folder / "report"),
+    ]
+
+    def ends(words: tuple, seconds: float) -> bool:
+        line = map(str, (sys.executable, "-m", "training", "data", *words, "--work", folder))
+        process = subprocess.Popen(list(line), cwd=ROOT, stdout=subprocess.DEVNULL)
+        try:
+            assert process.wait(seconds) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return False
+        return True
+
+    took = []
+    for words in lines:
+        began = time.monotonic()
+        assert ends(words, 300)
+        took.append(time.monotonic() - began)
+    whole = contents(folder)
+    assert any(name.startswith("report") for name in whole)
+    shutil.rmtree(folder)
+    for words, seconds in zip(lines, took, strict=True):
+        for _ in range(3):
+            killed += not ends(words, rng.uniform(0.3, 0.95) * seconds)
+        assert ends(words, 300)
+    assert contents(folder) == whole
+    assert killed >= 8
 
 
 def test_videos_in_tars_and_folders_of_frames(tmp_path: Path) -> None:
