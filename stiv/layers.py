@@ -74,10 +74,15 @@ def gelu() -> nn.Module:
 
 
 def last_outputs(layer: nn.Linear, count: int, x: Tensor) -> Tensor:
-    """layer(x)[..., -count:], without the other outputs if the layer is a product and no more."""
-    if getattr(layer.forward, "__func__", None) is not nn.Linear.forward:
+    """layer(x)[..., -count:], without the other outputs if the layer is a product and no more.
+
+    Other layers' `forward` says by an attribute `is_product` that it is one, in the dtype of x.
+    """
+    forward = getattr(layer.forward, "__func__", None)
+    is_product = forward is nn.Linear.forward or getattr(forward, "is_product", False)
+    if not is_product or layer._forward_hooks:
         return layer(x)[..., -count:]
-    return F.linear(x, layer.weight[-count:], layer.bias[-count:])
+    return F.linear(x, layer.weight[-count:].to(x.dtype), layer.bias[-count:].to(x.dtype))
 
 
 class SelfAttention(nn.Module):

@@ -96,7 +96,9 @@ def _block_flops(config: STIVConfig, grid: Grid, context: int) -> int:
     self_attention = _linear(N, D, 3 * D) + _linear(N, D, D)
     total = self_attention + 4 * N * grid.S * D
     if config.temporal_attention:
-        total += self_attention + (4 * N * grid.T * D if grid.T > 1 else 0)
+        # Of a single frame only the values are needed.
+        values = 2 * _linear(N, D, D)
+        total += self_attention + 4 * N * grid.T * D if grid.T > 1 else values
     total += 2 * _linear(N, D, D) + _linear(context, D, 2 * D) + 4 * N * context * D
     total += 2 * _linear(N, D, int(D * config.mlp_ratio))
     return total if config.shared_adaln else total + _linear(1, D, modulation_parts(config) * D)

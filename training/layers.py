@@ -17,6 +17,8 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), _like(self.bias, x))
 
+    forward.is_product = True  # see stiv.layers.last_outputs
+
 
 class RMSNorm(nn.RMSNorm):
     """RMSNorm whose weight follows its input."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,9 @@ from ...stiv.model import STIVTransformer
 # 1 - sigma in float32 moves the embedded time by up to 3e-5 of its 1000, ten times the rounding
 # of all else; not every device can count more finely.
 _HAVE_DOUBLE = ("cpu", "cuda")
+_FORWARD = comfy.ops.disable_weight_init.Linear.forward
 _BRINGS = comfy.ops.disable_weight_init.Linear.forward_comfy_cast_weights
+_CHOSEN = "optimized_attention_override"
 _HEADS_AT_ONCE = 2**15  # CUDA kernels count heads in a grid that ends at 65535
 
 
@@ -88,7 +91,12 @@ class HostTransformer(STIVTransformer):
             pooled=pooled,
             micro=micro,
             image=image_latent[:, :, 0] if self.config.image_cross_attention else None,
-            attention=partial(attend, transformer_options=transformer_options),
+            attention=partial(
+                attend,
+                # On its own, so that compiled code knows another one (`speed.compiled`).
+                chosen=transformer_options.get(_CHOSEN),
+                transformer_options=transformer_options,
+            ),
         )
         return self.sign * predicted
 
@@ -96,8 +104,9 @@ class HostTransformer(STIVTransformer):
 def last_outputs(layer: nn.Module, count: int, x: Tensor) -> Tensor:
     """layer(x)[..., -count:], without the other outputs where all that the host does to a layer is
     to bring its weight: cast, moved and with what LoRAs add."""
+    forward = getattr(layer.forward, "__func__", None)
     brings = getattr(type(layer), "forward_comfy_cast_weights", None)
-    if brings is not _BRINGS or "forward" in vars(layer):
+    if forward is not _FORWARD or brings is not _BRINGS or layer._forward_hooks:
         return layer(x)[..., -count:]
     weight, bias, stream = comfy.ops.cast_bias_weight(layer, x, offloadable=True)
     out = F.linear(x, weight[-count:], bias[-count:])
@@ -112,14 +121,19 @@ def attend(
     *,
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
+    chosen: Callable | None = None,
     transformer_options: dict[str, Any],
 ) -> Tensor:
-    """The attention that the user chose for ComfyUI; on the CPU torch's own, which is faster."""
-    chosen = "optimized_attention_override" in transformer_options
-    if q_BHND.device.type == "cpu" and not chosen:
+    """The attention that the user chose for ComfyUI; on the CPU torch's own, which is faster.
+
+    chosen: the host's override among the transformer_options.
+    """
+    if q_BHND.device.type == "cpu" and chosen is None:
         return F.scaled_dot_product_attention(
             q_BHND, k_BHND, v_BHND, attn_mask=attn_mask, is_causal=is_causal
         )
+    if chosen is not None:  # to compiled code it is the one in here that counts
+        transformer_options = {**transformer_options, _CHOSEN: chosen}
     if is_causal:
         attn_mask = q_BHND.new_ones(q_BHND.shape[2], k_BHND.shape[2], dtype=torch.bool).tril()
     if attn_mask is not None and attn_mask.dtype == torch.bool:

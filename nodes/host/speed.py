@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import comfy.samplers
-from comfy_api.torch_helpers import set_torch_compile_wrapper
+import torch
+from comfy.patcher_extension import WrappersMP
+from comfy_api.torch_helpers.torch_compile import (
+    COMPILE_KEY,
+    TORCH_COMPILE_KWARGS,
+    apply_torch_compile_factory,
+)
 from torch import Tensor, nn
 
 from ...stiv.packed import PackedForward, packable, pays_off
 
 _NETWORK = "diffusion_model"
-_COMPILERS = ("g++", "c++", "clang++", "cl")
+_BACKEND = "inductor"
+# By default torch compiles for 8 cases and runs others as they are.
+_KNOWN = inspect.signature(torch.compile).parameters
+_MANY_CASES = {"recompile_limit": 64} if "recompile_limit" in _KNOWN else {}
 
 
 def packed(model: Any) -> Any:
@@ -48,8 +56,8 @@ def compiled(model: Any) -> Any:
     """A copy of the MODEL (a STIV) whose blocks run compiled.
 
     All of them share what one is compiled to, so compilation takes as long for a large model as
-    for a small one. LoRAs change weights only, which need not be compiled again; a second size
-    compiles once more, for all sizes.
+    for a small one. LoRAs in the weights need no other; a second size compiles once more, for
+    most others as well.
     """
     model = model.clone(disable_dynamic=True)  # as the host's own node for whole models
     network = model.model.diffusion_model
@@ -58,9 +66,13 @@ def compiled(model: Any) -> Any:
         for name in ("blocks", "decoder_blocks")
         for i in range(len(getattr(network, name, ())))
     ]
-    set_torch_compile_wrapper(
-        model, backend="inductor", options={"guard_filter_fn": _lasting}, keys=blocks
-    )
+    settings = {"backend": _BACKEND, "options": {"guard_filter_fn": _lasting}, **_MANY_CASES}
+    # The host's `set_torch_compile_wrapper`, with a limit of our own.
+    made = {path: torch.compile(model.get_model_object(path), **settings) for path in blocks}
+    model.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    wrapper = apply_torch_compile_factory(compiled_module_dict=made)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY, wrapper)
+    model.model_options[TORCH_COMPILE_KWARGS] = settings
     return model
 
 
@@ -70,19 +82,39 @@ def _lasting(guards: Any) -> list[bool]:
 
 
 def compile_doubt(model: Any) -> str | None:
-    """Why nothing can be compiled here, for the artist; None where it can."""
-    if model.load_device.type == "cpu":
-        if any(map(shutil.which, _COMPILERS)):
-            return None
+    """Why nothing is compiled, for the artist; None where it is."""
+    if any(isinstance(patch, PackedForward) for patch in model.object_patches.values()):
+        return "the model comes from STIV Faster CPU, which does not go with it: nothing changes"
+    if model.is_dynamic() and model.injections:
         return (
-            "compiling for a CPU needs a C++ compiler and there is none: install g++, clang or "
-            "MSVC; nothing changes"
+            "a LoRA in bypass mode is lost where ComfyUI compiles with dynamic VRAM: load it with "
+            "the ordinary LoRA loader, or after STIV Compile; nothing changes"
         )
-    if importlib.util.find_spec("triton") is None:
-        return (
-            "compiling for a GPU needs Triton, which is not installed (on Windows: "
-            "triton-windows); nothing changes"
-        )
+    reason = _cannot_compile(model.load_device)
+    return reason and f"{reason}; nothing changes"
+
+
+def _cannot_compile(device: torch.device) -> str | None:
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except Exception as error:  # of many kinds, by platform
+            return (
+                f"compiling for a CPU needs a C++ compiler ({error}): install g++ (Windows: MSVC; "
+                "macOS: Xcode's tools), or name one by the variable CXX"
+            )
+    elif device.type in ("cuda", "xpu"):
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            return (
+                "compiling for a GPU needs Triton, which is not installed or does not know this "
+                "GPU (on Windows: triton-windows)"
+            )
+    elif device.type != "mps":
+        return f"torch does not compile for {device.type}"
     return None
 
 

@@ -12,7 +12,7 @@ from ComfyUI_STIV.stiv.packed import can_pack
 from torch._dynamo.utils import counters
 
 from tests.nodes import fingerprints, tiny
-from tests.nodes.scenes import Loaded, Scene
+from tests.nodes.scenes import Loaded, Scene, load
 from tests.nodes.test_sampling import assert_given
 
 
@@ -28,12 +28,7 @@ def fresh() -> Iterator[None]:
 @pytest.fixture
 def traced(monkeypatch) -> None:
     """All but the generation of code, which takes half a minute."""
-    full = speed.set_torch_compile_wrapper
-
-    def wrapper(model: Any, *, backend: str, options: dict, keys: list[str]) -> None:
-        full(model, backend="aot_eager", options=options, keys=keys)
-
-    monkeypatch.setattr(speed, "set_torch_compile_wrapper", wrapper)
+    monkeypatch.setattr(speed, "_BACKEND", "aot_eager")
 
 
 def compiled(model: Any) -> Any:
@@ -90,10 +85,43 @@ def test_the_second_size_compiles_for_all(loaded: Loaded, traced) -> None:
 
 
 @pytest.mark.skipif(not can_pack(torch.float32), reason="this torch has no oneDNN for x86")
-def test_goes_with_packed_weights(scene: Scene, traced, monkeypatch) -> None:
+def test_packed_weights_are_left_as_they_are(scene: Scene, monkeypatch) -> None:
     monkeypatch.setattr(speed, "pays_off", can_pack)
-    both = compiled(tiny.run("STIVFasterCPU", model=scene.model))
-    assert_same(scene.but(model=both).sample(), scene.sample())
+    packed = tiny.run("STIVFasterCPU", model=scene.model)
+    assert "STIV Faster CPU" in speed.compile_doubt(packed)
+    assert compiled(packed) is packed
+
+
+def test_another_attention_is_not_that_of_before(scene: Scene, traced) -> None:
+    """The host keeps it among options that change every step, which compiled code ignores."""
+
+    def with_attention(model: Any, scale: float) -> Any:
+        model = model.clone()
+        model.model_options["transformer_options"]["optimized_attention_override"] = (
+            lambda function, *args, **kwargs: scale * function(*args, **kwargs)
+        )
+        return model
+
+    model = compiled(scene.model)
+    for scale in (None, 0.5, 2.0, None):
+        plain, fast = (
+            one if scale is None else with_attention(one, scale) for one in (scene.model, model)
+        )
+        made = scene.but(model=fast).sample(steps=2)
+        assert_same(made, scene.but(model=plain).sample(steps=2))
+
+
+@pytest.mark.slow  # a minute
+def test_many_cases_all_run_compiled(loaded: Loaded, traced) -> None:
+    """Beyond torch's own limit of eight."""
+    found = []
+    for width in (32, 48, 64, 96):
+        other = tiny.write(loaded.path.with_name(f"{width}.safetensors"), width=width)
+        model = compiled(load(other).model)
+        for frames, batch in ((4, 1), (7, 1), (1, 1), (12, 2)):
+            loaded.scene(frames=frames, batch=batch).but(model=model).sample(steps=2)
+        found.append(graphs())
+    assert found[-1] - found[-2] == found[-2] - found[-3] > 1 and found[-1] > 8
 
 
 @pytest.mark.slow
@@ -108,12 +136,19 @@ def test_long_videos_keep_what_it_made(loaded: Loaded) -> None:
     assert first.digest != fingerprint.fingerprint(loaded.model).digest
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_where_nothing_can_be_compiled_it_says_so(scene: Scene, monkeypatch, device: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda", "privateuseone"])
+def test_where_nothing_can_be_compiled_it_says_so(scene: Scene, device: str) -> None:
     model = scene.model.clone()
     model.load_device = torch.device(device)
-    monkeypatch.setattr(speed.shutil, "which", lambda name: None)
-    monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name: None)
-    missing = "C++ compiler" if device == "cpu" else "Triton"
-    assert missing in speed.compile_doubt(model)
-    assert compiled(model) is model
+    missing = {"cpu": "C++ compiler", "cuda": "Triton", "privateuseone": "for privateuseone"}
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        assert missing[device] in speed.compile_doubt(model)
+        assert compiled(model) is model
+
+
+def test_bypassed_loras_under_dynamic_memory_are_not_lost(scene: Scene, monkeypatch) -> None:
+    model = scene.model.clone()
+    model.injections = {"bypass_lora": []}
+    assert speed.compile_doubt(model) is None
+    monkeypatch.setattr(model, "is_dynamic", lambda: True)
+    assert "bypass" in speed.compile_doubt(model)

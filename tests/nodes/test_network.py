@@ -26,7 +26,8 @@ ATTENTIONS = ("attention_basic", "attention_split", "attention_sub_quad", "atten
 def test_every_attention_of_the_host(name: str, case: str) -> None:
     """As on a GPU, where the user's choice is taken; the CPU takes torch's unless told."""
     attention: Callable = getattr(host_attention, name)
-    override = {"optimized_attention_override": lambda _, *args, **kw: attention(*args, **kw)}
+    chosen = lambda _, *args, **kw: attention(*args, **kw)  # noqa: E731
+    override = {"chosen": chosen, "transformer_options": {"optimized_attention_override": chosen}}
     q, k, v = (torch.randn(2, 3, n, 16) for n in (6, 6 if case == "causal" else 5, 5))
     v = torch.randn(2, 3, 6, 16) if case == "causal" else v
     mask = None
@@ -35,7 +36,7 @@ def test_every_attention_of_the_host(name: str, case: str) -> None:
         mask[0, ..., 3:] = case == "mask of all"
     settings = {"attn_mask": mask, "is_causal": case == "causal"}
     expected = F.scaled_dot_product_attention(q, k, v, **settings)
-    out = network.attend(q, k, v, **settings, transformer_options=override)
+    out = network.attend(q, k, v, **settings, **override)
     assert torch.allclose(out, expected, atol=1e-5)
     assert torch.equal(network.attend(q, k, v, **settings, transformer_options={}), expected)
 
@@ -51,7 +52,8 @@ def test_many_heads_run_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "_HEADS_AT_ONCE", 4)
     q, k, v = torch.randn(3, 1, 10, 5, 8).unbind()
     options = {"optimized_attention_override": attention}
-    out = network.attend(q, k, v, transformer_options=options)
+    chosen = options["optimized_attention_override"]
+    out = network.attend(q, k, v, chosen=chosen, transformer_options=options)
     assert calls == [4, 4, 2]
     assert torch.allclose(out, F.scaled_dot_product_attention(q, k, v), atol=1e-6)
 
@@ -63,12 +65,31 @@ def layer_of_host(case: str) -> torch.nn.Linear:
     torch.nn.init.normal_(layer.bias)
     if case == "LoRA on the way":
         layer.weight_function = [lambda weight: weight + 1]
+    if case == "float8 products":
+        layer = comfy.ops.fp8_ops.Linear(8, 12, dtype=torch.float32)
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
+    if case == "hook":
+        layer.register_forward_hook(lambda module, args, out: 2 * out)
     if case == "LoRA beside":
         layer.forward = lambda x: 2 * type(layer).forward(layer, x)
+    if case == "LoRA taken off":
+        layer.forward = layer.forward  # as the host puts it back
     return layer.requires_grad_(False)
 
 
-@pytest.mark.parametrize("case", ["as it is", "cast", "LoRA on the way", "LoRA beside"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "as it is",
+        "cast",
+        "LoRA on the way",
+        "LoRA beside",
+        "LoRA taken off",
+        "hook",
+        "float8 products",
+    ],
+)
 def test_values_alone_are_those_of_the_whole_layer(case: str) -> None:
     layer, x = layer_of_host(case), torch.randn(2, 5, 8)
     products = []
@@ -82,7 +103,7 @@ def test_values_alone_are_those_of_the_whole_layer(case: str) -> None:
     with Seen():
         found = network.last_outputs(layer, 4, x)
     torch.testing.assert_close(found, layer(x)[..., -4:])
-    assert products == [12 if case == "LoRA beside" else 4]
+    assert products == [12 if case in ("LoRA beside", "hook", "float8 products") else 4]
 
 
 def test_parameters_keep_the_names_of_the_bare_network(loaded: Loaded) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.prepare import ROOT
 from tests.training.engine import slurm
 from tests.training.engine.small_work import FEATURES, contents
 from training.engine.executors import execute
@@ -87,13 +89,23 @@ def test_slurm_needs_a_partition(work: Work) -> None:
         execute(options("slurm"), work, [make_step("picture")])
 
 
+def test_slurm_gets_a_job_array(work: Work, tmp_path: Path, monkeypatch) -> None:
+    """What is submitted, without a Slurm to take it."""
+    tool = tmp_path / "sbatch"
+    tool.write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    lines = (submit(work, workers=2) / "launch_script.slurm").read_text().splitlines()
+    asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
+    assert asked >= {"partition=cpu", "cpus-per-task=2", "time=1:00:00", "mem-per-cpu=1G"}
+    assert any(option.startswith("array=0-1") for option in asked)
+    assert f"export PYTHONPATH={ROOT}:$PYTHONPATH" in lines
+
+
 @needs_slurm
 @pytest.mark.slow  # a minute
 def test_a_job_array_makes_the_same(work: Work, tools, whole) -> None:
     logs = submit(work)
-    lines = (logs / "launch_script.slurm").read_text().splitlines()
-    asked = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
-    assert asked >= {"partition=cpu", "cpus-per-task=1", "time=1:00:00", "mem-per-cpu=1G"}
     slurm.wait(tools)
     assert len(list(logs.glob("completions/*"))) == 2, _told(logs)
     shutil.rmtree(work.folder / "tasks")
