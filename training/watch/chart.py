@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import sys
 from collections.abc import Mapping, Sequence
 
 MOST_POINTS = 600
@@ -60,7 +61,8 @@ class _Scale:
         self.low, self.high = self.to(low), self.to(high)
         if self.low == self.high:
             margin = abs(self.low) * 0.05 or 0.5
-            self.low, self.high = self.low - margin, self.high + margin
+            most = sys.float_info.max
+            self.low, self.high = max(self.low - margin, -most), min(self.high + margin, most)
 
     def __call__(self, value: float) -> float:
         # halves first: the difference of two huge values may have no finite number

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -143,6 +143,7 @@ def test_a_run_without_anything_has_a_page(tmp_path: Path) -> None:
     ).map(lambda points: sorted(points, key=lambda point: point[0])),
     st.booleans(),
 )
+@example([(0, -1.7120886998688722e308)], False)
 @settings(max_examples=100, deadline=None)
 def test_any_curve_stays_within_its_chart(points: list, is_log: bool) -> None:
     svg = line_chart("Loss", {"loss": points}, is_log=is_log)
