@@ -52,11 +52,7 @@ def cell(by_seed: Mapping[int, Figures], figure: str, seed: int = 0) -> Cell:
 
 def difference(one: Mapping[int, Figures], other: Mapping[int, Figures], figure: str) -> Cell:
     """One arm's figure less another's, over the seeds that both have."""
-    pairs = [
-        (one[seed][figure], other[seed][figure])
-        for seed in one
-        if figure in one[seed] and figure in other.get(seed, {})
-    ]
+    pairs = [(one[seed][figure], other[seed][figure]) for seed in shared(one, other, figure)]
     found = []
     for a, b in pairs:
         if a.ndim and a.shape == b.shape:
@@ -65,6 +61,11 @@ def difference(one: Mapping[int, Figures], other: Mapping[int, Figures], figure:
         else:
             found.append(np.array(np.nanmean(a) - np.nanmean(b)))
     return _cell(found, 0)
+
+
+def shared(one: Mapping[int, Figures], other: Mapping[int, Figures], figure: str) -> list[int]:
+    """The seeds of which both arms have a figure."""
+    return [seed for seed in one if figure in one[seed] and figure in other.get(seed, {})]
 
 
 def _cell(found: Sequence[np.ndarray], seed: int) -> Cell:
@@ -113,7 +114,11 @@ def summary(comparison: Comparison, results: Results) -> list[str]:
     for expectation in _decidable(comparison, results):
         sign, apart = verdict(expectation, results)
         arms = [expectation.of, expectation.other]
-        values = [_short(cell(results[arm], expectation.figure).mean) for arm in arms]
+        seeds = shared(*(results[arm] for arm in arms), expectation.figure)
+        values = []
+        for arm in arms:  # of the seeds that are compared; where there are none, of its own
+            found = {s: results[arm][s] for s in seeds} or results[arm]
+            values.append(_short(cell(found, expectation.figure).mean))
         named = [f"{arm}: {value}" for arm, value in zip(arms, values, strict=True)]
         figure = expectation.figure.replace("_", " ").replace(".", ": ")
         said = f"**{VERDICTS[sign]}**" if sign is not None else VERDICTS[sign]
