@@ -74,12 +74,17 @@ export function isPicture(path) {
  * @param {string} path where it lies in the input folder now: a page may show videos from there
  */
 export async function thumbnail(api, file, path) {
-  try {
-    const isClip = kindOf(file) === "clip";
-    return smallest(await (isClip ? firstFrame(api.apiURL(viewPath(path))) : createImageBitmap(file)));
-  } catch {
-    return ""; // the strip shows the name instead
+  const isClip = kindOf(file) === "clip";
+  // A busy browser may refuse a video for a moment.
+  for (let attempts = isClip ? 2 : 1; attempts > 0; attempts--) {
+    try {
+      const found = isClip ? firstFrame(api.apiURL(viewPath(path))) : createImageBitmap(file);
+      return smallest(await found);
+    } catch {
+      continue;
+    }
   }
+  return ""; // the strip shows the name instead
 }
 
 function smallest(source) {
