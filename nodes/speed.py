@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
@@ -77,23 +78,13 @@ class STIVCompile(io.ComfyNode):
                 "step takes a while longer; the video stays the same but for rounding."
             ),
             search_aliases=["stiv", "torch compile", "torchcompile", "inductor", "speed", "faster"],
-            inputs=[
-                io.Model.Input("model", tooltip="A STIV model; LoRAs may come before or after.")
-            ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The same model, for samplers.")
-            ],
-            hidden=[io.Hidden.unique_id],
+            **_sockets(),
         )
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
         require_stiv(model, "STIV Compile")
-        doubt = compile_doubt(model)
-        if doubt:
-            tell(cls, doubt)
-            return io.NodeOutput(model)
-        return io.NodeOutput(compiled(model))
+        return _unless(cls, compile_doubt(model), model, compiled)
 
 
 class STIVFasterCPU(io.ComfyNode):
@@ -108,20 +99,25 @@ class STIVFasterCPU(io.ComfyNode):
                 "multiplies them. The video stays the same but for rounding."
             ),
             search_aliases=["stiv", "cpu", "speed", "packed weights", "onednn", "no gpu"],
-            inputs=[
-                io.Model.Input("model", tooltip="A STIV model; LoRAs may come before or after.")
-            ],
-            outputs=[
-                io.Model.Output(display_name="model", tooltip="The same model, for samplers.")
-            ],
-            hidden=[io.Hidden.unique_id],
+            **_sockets(),
         )
 
     @classmethod
     def execute(cls, model: Any) -> io.NodeOutput:
         require_stiv(model, "STIV Faster CPU")
-        doubt = packing_doubt(model)
-        if doubt:
-            tell(cls, doubt)
-            return io.NodeOutput(model)
-        return io.NodeOutput(packed(model))
+        return _unless(cls, packing_doubt(model), model, packed)
+
+
+def _sockets() -> dict[str, list]:
+    """Of nodes that make the same model faster."""
+    given = io.Model.Input("model", tooltip="A STIV model; LoRAs may come before or after.")
+    made = io.Model.Output(display_name="model", tooltip="The same model, for samplers.")
+    return {"inputs": [given], "outputs": [made], "hidden": [io.Hidden.unique_id]}
+
+
+def _unless(cls: Any, doubt: str | None, model: Any, change: Callable[[Any], Any]) -> io.NodeOutput:
+    """The changed model; where that is in doubt, the artist is told and gets it as it is."""
+    if doubt is None:
+        return io.NodeOutput(change(model))
+    tell(cls, doubt)
+    return io.NodeOutput(model)

@@ -43,6 +43,8 @@ def _is_plain(layer: nn.Module) -> bool:
 
 def packing_doubt(model: Any) -> str | None:
     """Why packed weights would not be used, for the artist; None where they are."""
+    if TORCH_COMPILE_KWARGS in model.model_options:
+        return "packed weights do not go with compiled models: nothing changes"
     device, dtype = model.load_device, model.model.get_dtype_inference()
     if device.type != "cpu":
         return f"the model runs on {device}: packed weights are for a CPU, nothing changes"

@@ -90,6 +90,9 @@ def test_packed_weights_are_left_as_they_are(scene: Scene, monkeypatch) -> None:
     packed = tiny.run("STIVFasterCPU", model=scene.model)
     assert "STIV Faster CPU" in speed.compile_doubt(packed)
     assert compiled(packed) is packed
+    made = compiled(scene.model)
+    assert "compiled" in speed.packing_doubt(made)
+    assert tiny.run("STIVFasterCPU", model=made) is made
 
 
 def test_another_attention_is_not_that_of_before(scene: Scene, traced) -> None:

@@ -270,7 +270,8 @@ def train(run: Run, *, until: int | None = None, network: bool = False) -> bool:
 
 def _train(run: Run, until: int | None) -> bool:
     config, began, ended = run.config, time.process_time(), False
-    torch.compiler.reset()  # what other runs of this process compiled is of no use to this one
+    if config.engine.compile:
+        torch.compiler.reset()  # what other runs of this process compiled is of no use to this one
     trainer = Trainer(config)
     trainer.start()
     try:
