@@ -21,6 +21,7 @@ from scripts.prepare import ROOT
 from stiv.config import MODELS, STIVConfig
 from stiv.convert.initialise import Aim, Temporal, grow
 from stiv.shapes import expected_shapes
+from stiv.windows import hierarchy_windows
 from tests.training.launches import launched
 from training.cli import parser
 from training.config import TrainConfig, load_config
@@ -86,7 +87,8 @@ def test_recipe_makes_a_model_that_its_text_and_files_fit(name) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_numbers_are_the_papers(name) -> None:
     config, (frames, pixels, stride, batch, steps, unmasked, size) = recipe(name), PAPER[name]
-    (spec,), (stream,) = config.data.sets, config.data.streams
+    spec, stream = config.data.sets[0], config.data.streams[0]
+    assert len(config.data.sets) == len(config.data.streams) == (2 if name == "keyframes" else 1)
     assert (spec.frames, spec.sizes) == ([frames], [(pixels, pixels)])
     assert config.model.size == size
     for found, stated in (
@@ -96,7 +98,7 @@ def test_numbers_are_the_papers(name) -> None:
         (config.masking.unmasked_steps, unmasked),
     ):
         assert stated is None or found == stated
-    assert config.data.tasks == TASKS[name]
+    assert config.data.tasks_of(0) == TASKS[name]
     assert config.data.image_dropout == 0.08
     assert config.text.dropout == (1 if name == "multiview" else 0.1)
     assert config.masking.ratio == (0 if name in ("multiview", "unmask_sft") else 0.5)
@@ -112,9 +114,10 @@ def test_numbers_are_the_papers(name) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_rope_is_interpolated_to_what_the_first_stage_saw(name) -> None:
     config = recipe(name)
-    (spec,), model = config.data.sets, config.model.build()
-    assert model.space_scale == 256 / spec.sizes[0][0]
-    assert model.time_scale == (0.5 if spec.frames == [40] else 1)
+    model = config.model.build()
+    for spec in config.data.sets:
+        assert model.space_scale == 256 / spec.sizes[0][0]
+        assert model.time_scale == (0.5 if spec.frames == [40] else 1)
 
 
 # --- the commands in the recipes' comments -------------------------------------------------------
@@ -188,6 +191,16 @@ def zeros(config: STIVConfig) -> dict[str, torch.Tensor]:
     return {name: torch.zeros(shape) for name, shape in expected_shapes(config).items()}
 
 
+def test_long_videos_are_learned_as_a_plan_makes_them() -> None:
+    config = recipe("keyframes")
+    windows = [*hierarchy_windows(20, 20, 21, 0)]
+    for number, prefix in enumerate(("key", "seg")):
+        spec, stream = config.data.sets[number], config.data.streams[number]
+        made = next(window for window in windows if window.name.startswith(prefix))
+        assert (spec.name, spec.frames, spec.stride) == (stream.set, [made.count], made.step)
+    assert config.data.tasks_of(1) == {"first_last": 1}
+
+
 def test_40_frames_span_the_time_of_the_model_they_start_from() -> None:
     long = recipe("stiv_512x40")
     short = made_from(long.init.weights)
@@ -202,12 +215,14 @@ def test_cost_in_the_comment_is_the_estimates(name) -> None:
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     stated = int(re.search(r"about ([\d,]+) H200-days at 40% of peak", text)[1])
     config = recipe(name)
-    (spec,), unmasked = config.data.sets, config.masking.unmasked_steps
-    shape = (spec.frames[0], *(side // 8 for side in spec.sizes[0]))
-    model, kept = config.model.build(), 1 - config.masking.ratio
-    work = (config.steps - unmasked) * flops(model, shape, kept=kept)
-    work += unmasked * flops(model, shape)
-    days = config.data.streams[0].batch * work / (0.4 * 989e12 * 86400)
+    unmasked, kept = config.masking.unmasked_steps, 1 - config.masking.ratio
+    model, work = config.model.build(), 0
+    for spec, stream in zip(config.data.sets, config.data.streams, strict=True):
+        shape = (spec.frames[0], *(side // 8 for side in spec.sizes[0]))
+        step = (config.steps - unmasked) * flops(model, shape, kept=kept)
+        step += unmasked * flops(model, shape)
+        work += stream.batch * step / len(config.data.streams)
+    days = work / (0.4 * 989e12 * 86400)
     assert stated == pytest.approx(days, rel=0.05, abs=1)
 
 
