@@ -101,7 +101,9 @@ def parse_positions(text: str, total: int, count: int | None = None) -> list[int
     for piece in pieces:
         room = None if count is None else count - len(found)
         found += _parse_piece(piece, total, room, text)
-    if count is not None and len(found) == 1 < count and "every" not in text:
+        if len(found) > total:  # now: a text of this length can name frames by the billion
+            raise ValueError(_twice(text))
+    if count is not None and len(found) == 1 < count and "every" not in text.lower():
         found = list(range(found[0], found[0] + count))
         _check_range(found[-1], total, text, text)
     if count is not None and len(found) != count:
@@ -110,8 +112,12 @@ def parse_positions(text: str, total: int, count: int | None = None) -> list[int
             "name as many positions as frames"
         )
     if len(set(found)) != len(found):
-        raise ValueError(f"positions {text!r} name a frame twice: each may be given once")
+        raise ValueError(_twice(text))
     return found
+
+
+def _twice(text: str) -> str:
+    return f"positions {text!r} name a frame twice: each may be given once"
 
 
 def _parse_piece(piece: str, total: int, room: int | None, text: str) -> list[int]:
@@ -135,7 +141,7 @@ def _parse_piece(piece: str, total: int, room: int | None, text: str) -> list[in
                 f"{piece!r} in positions {text!r} does not advance: use every 1 or more"
             )
         _check_range(start, total, piece, text)
-        return list(range(start, total, step))[:room]
+        return list(range(start, total, step)[:room])
     raise ValueError(
         f"{piece!r} in positions {text!r} is not understood: "
         'use "0", "0-3", "first", "last", "-1" or "every 2", separated by commas'

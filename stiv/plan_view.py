@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from .frames import canvas_size
 from .plan import Plan, Segment, hierarchy, interpolation, rollout
+from .plan_checks import MAX_FRAMES
 from .prompts import quote
 from .timeline import given_sources, seams
 
@@ -148,13 +149,16 @@ def _runs(plan: Plan) -> list[list[int]] | None:
     return runs if len(runs) <= MAX_GIVEN_RUNS else None
 
 
-def _positions(runs: Any) -> Iterable[int]:
+def _positions(runs: Any) -> list[int]:
     good = isinstance(runs, list) and len(runs) <= MAX_GIVEN_RUNS
     good = good and all(isinstance(run, list) and len(run) == 2 for run in runs)
-    good = good and all(type(end) is int and 0 <= end < 10**7 for run in runs for end in run)
+    good = good and all(type(end) is int and 0 <= end < MAX_FRAMES for run in runs for end in run)
     if not good:
         raise ValueError(f"given is {quote(runs)}: expected a list of [first, last] positions")
-    return [position for first, last in runs for position in range(first, last + 1)]
+    parts = [range(first, last + 1) for first, last in runs]
+    if sum(map(len, parts)) > MAX_FRAMES:  # before they are written out
+        raise ValueError(f"given is {quote(runs)}: it names positions twice")
+    return [position for part in parts for position in part]
 
 
 def _clipped(text: str) -> str:
