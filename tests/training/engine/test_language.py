@@ -199,6 +199,14 @@ def test_waits_grow_until_patience_ends(server) -> None:
     assert not server.trials  # nobody doubts that it is the server
 
 
+@pytest.mark.parametrize("said", ["0", "-5", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_server_that_says_at_once_is_not_asked_without_a_pause(server, said) -> None:
+    server.plays(Reply("", 429, headers={"Retry-After": said}))
+    with pytest.raises(Unavailable, match="429"):
+        ask(server, patience=0.6, first_wait=0.02)
+    assert 4 <= len(server.requests) <= 8
+
+
 def test_a_server_that_is_not_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -217,6 +225,13 @@ FAULTS = {
     "dripping": (Reply(GOOD, pauses=(0.05,) * 30), TRIES, "timeout"),
     "breaks off": (Reply(GOOD, short=50), TRIES, "connection broke"),
     "no completion": (Reply(body=b"[1]"), TRIES, "no chat completion"),
+    "no message": (Reply(body=b'{"choices": [{"message": null}]}'), TRIES, "no chat completion"),
+    "text": (Reply(body=b'{"choices": [{"message": "yes"}]}'), TRIES, "no chat completion"),
+    "parts": (
+        Reply(body=b'{"choices": [{"message": {"content": ["yes"]}}]}'),
+        TRIES,
+        "no chat completion",
+    ),
     "nested": (Reply(body=b"[" * 10**5), TRIES, "no chat completion"),
     "huge": (Reply(body=b" " * (LARGEST_REPLY + 1)), 1, "longer than"),
     "filtered": (Reply(None, finish="content_filter"), 1, "refuses to answer"),
@@ -294,6 +309,14 @@ def test_a_key_that_is_not_set(monkeypatch) -> None:
     monkeypatch.delenv("PET_KEY", raising=False)
     with pytest.raises(NotReady, match=r"PET_KEY \(api_key_env\) is not set"):
         Endpoint(ModelSettings(base_url="http://a", model="m", api_key_env="PET_KEY"))
+
+
+@pytest.mark.parametrize("key", ["secret-17\nsecret-18", "sécret-17"])
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch, key) -> None:
+    monkeypatch.setenv("PET_KEY", key)
+    with pytest.raises(NotReady, match=r"PET_KEY \(api_key_env\) holds a line break") as told:
+        Endpoint(ModelSettings(base_url="http://a", model="m", api_key_env="PET_KEY"))
+    assert "cret-1" not in str(told.value)
 
 
 # --- kept answers and their cost -----------------------------------------------------------------

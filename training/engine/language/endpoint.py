@@ -1,9 +1,9 @@
 """A client for any server that speaks OpenAI's chat completions: vLLM, llama.cpp, Ollama, others.
 
 Every failure is the server's or the request's. A server that is busy or unreachable is waited for,
-as long as it says (Retry-After) or twice as long each time. Where it stays away, or refuses a tiny
-trial request as well, `Unavailable` ends the run and no row is blamed. A request that fails while
-the trial gets through is itself to blame: ValueError, for its row alone.
+twice as long each time, and at least as long as it says (Retry-After). Where it stays away, or
+refuses a tiny trial request as well, `Unavailable` ends the run and no row is blamed. A request that
+fails while the trial gets through is itself to blame: ValueError, for its row alone.
 
 The API key is sent in one header, and cut out of whatever the server says.
 """
@@ -116,8 +116,9 @@ class Endpoint:
                 return self._post(body)
             except _Failure as failure:
                 tries += not failure.away
-                # Clients that were turned away together do not come back together.
-                pause = random.uniform(0.5, 1) * wait if failure.wait is None else failure.wait
+                # Clients that were turned away together do not come back together. A server may
+                # say "after 0 s", for ever: our own wait is the least.
+                pause = max(failure.wait or 0.0, random.uniform(0.5, 1) * wait)
                 late = time.monotonic() + pause > deadline
                 if not failure.again or tries >= TRIES or late:
                     raise
@@ -146,7 +147,7 @@ class Endpoint:
             raise _Failure(text, away=status in _BUSY, again=status >= 500, wait=wait)
         try:
             return self._completion(json.loads(data))
-        except (ValueError, RecursionError, LookupError, TypeError) as error:
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
             text = f"its answer is no chat completion ({self._clean(repr(error))})"
             raise _Failure(text, again=True) from None
 

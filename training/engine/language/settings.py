@@ -122,7 +122,8 @@ class ModelSettings(Section):
         return stamp
 
     def api_key(self) -> str | None:
-        """The key, from the environment. Raises NotReady where the variable is not set."""
+        """The key, from the environment. Raises NotReady where the variable is not set, or holds
+        what no header can."""
         if self.api_key_env is None:
             return None
         key = os.environ.get(self.api_key_env, "").strip()
@@ -130,6 +131,11 @@ class ModelSettings(Section):
             raise NotReady(
                 f"the environment variable {self.api_key_env} (api_key_env) is not set: "
                 f"set it to the API key of {self.base_url}"
+            )
+        if not (key.isascii() and key.isprintable()):
+            raise NotReady(
+                f"the environment variable {self.api_key_env} (api_key_env) holds a line break or "
+                f"letters that are not ASCII: set it to the API key of {self.base_url} alone"
             )
         return key
 
