@@ -14,12 +14,13 @@ for again on the later frames: that changes neither number and saves most of the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from .language.ask import Answer, Asker, Form, add_tokens
@@ -58,13 +59,13 @@ class Counts:
         """DSG-Video_s; None where there is no sentence."""
         return self.hallucinated_sentences / self.sentences if self.sentences else None
 
+    def numbers(self) -> tuple[int, ...]:
+        """All four, in their order."""
+        return self.hallucinated, self.mentioned, self.hallucinated_sentences, self.sentences
+
     def __add__(self, other: Counts) -> Counts:
-        return Counts(
-            self.hallucinated + other.hallucinated,
-            self.mentioned + other.mentioned,
-            self.hallucinated_sentences + other.hallucinated_sentences,
-            self.sentences + other.sentences,
-        )
+        pairs = zip(self.numbers(), other.numbers(), strict=True)
+        return Counts(*(one + another for one, another in pairs))
 
 
 def count(objects: Sequence[Section], sentences: int) -> Counts:
@@ -78,20 +79,18 @@ def count(objects: Sequence[Section], sentences: int) -> Counts:
     return Counts(len(absent), len(objects), len(touched), sentences)
 
 
-def counts_of(rows: Iterable[Row], caption: str = "dense") -> list[Counts]:
+def counts_of(rows: Iterable[Row], caption: str = "dense") -> Iterator[Counts]:
     """The counts of every row that has them; their sum is the set's. Raises ValueError."""
-    found = []
     for row in rows:
         section = row.get(f"dsg_{caption}", {"error": ""})
         if "error" in section:
             continue
         try:
-            found.append(count(section["objects"], section["sentences"]))
+            yield count(section["objects"], section["sentences"])
         except (KeyError, TypeError):
             raise ValueError(
                 f"row {row['id']}: dsg_{caption} is damaged: expected objects"
             ) from None
-    return found
 
 
 def split_sentences(text: str) -> list[str]:
@@ -277,32 +276,30 @@ def merge_objects(mentioned: Iterable[Mentioned]) -> list[Section]:
     return list(merged.values())
 
 
-def share_interval(parts: Sequence[int], wholes: Sequence[int]) -> tuple[float, float] | None:
-    """95 % interval of sum(parts) / sum(wholes) over captions, by bootstrap; None below two.
+def share_interval(parts: np.ndarray, wholes: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of sum(parts) / sum(wholes) over captions, (n,) each, by bootstrap; None below
+    two.
 
     A ratio of sums is, to first order, the mean of r + (part - r whole) / mean(whole), r the ratio
     itself, so that the captions can be drawn one value each.
     """
     from ..evaluation.intervals import over_clips
 
-    ratio, mean = sum(parts) / sum(wholes), sum(wholes) / len(wholes)
-    pairs = zip(parts, wholes, strict=True)
-    interval = over_clips([ratio + (part - ratio * whole) / mean for part, whole in pairs])
+    ratio = parts.sum() / wholes.sum()
+    interval = over_clips(ratio + (parts - ratio * wholes) / wholes.mean())
     return interval and (max(0.0, interval[0]), min(1.0, interval[1]))
 
 
 def summary(rows: Iterable[Row], caption: str = "dense") -> str:
     """DSG-Video of a set of rows with its intervals, for people."""
-    counts = counts_of(rows, caption)
-    total = sum(counts, Counts())
+    numbers = (number for counts in counts_of(rows, caption) for number in counts.numbers())
+    table = np.fromiter(numbers, np.int64).reshape(-1, len(fields(Counts)))  # 32 bytes a caption
+    total = Counts(*map(int, table.sum(0)))
     if total.i is None:
         return f"DSG-Video ({caption}): no caption that mentions an object was looked at"
-    of_objects = share_interval(*zip(*((c.hallucinated, c.mentioned) for c in counts), strict=True))
-    of_sentences = share_interval(
-        *zip(*((c.hallucinated_sentences, c.sentences) for c in counts), strict=True)
-    )
+    of_objects, of_sentences = (share_interval(*table[:, pair].T) for pair in ([0, 1], [2, 3]))
     return (
-        f"DSG-Video ({caption}, {len(counts)} captions)\n"
+        f"DSG-Video ({caption}, {len(table)} captions)\n"
         f"  i {_percent(total.i, of_objects)}: {total.hallucinated} of {total.mentioned} objects\n"
         f"  s {_percent(total.s, of_sentences)}: {total.hallucinated_sentences} of "
         f"{total.sentences} sentences"

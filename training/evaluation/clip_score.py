@@ -22,7 +22,7 @@ from ..networks import best_device
 from ..optional import need
 from .inputs import Folder, Read, name_of, read_clips
 from .intervals import over_clips
-from .measures import about_few
+from .measures import about_interval
 from .result import Result
 
 _FILES = ("config.json", "model.safetensors")
@@ -118,7 +118,7 @@ def clip_score(made: Folder, clip: Clip, *, seed: int = 0, resamples: int = 2000
     warnings = read.warnings(made)
     if uncaptioned:
         warnings.append(f"{len(uncaptioned)} files without a caption are left out")
-    warnings += about_few(len(values))
+    warnings += about_interval(len(values))
     return Result(
         "clip",
         float(np.mean(values)),

@@ -41,10 +41,8 @@ def _add_measures(what) -> None:
         _add_inputs(command, name)
         command.add_argument("--seed", type=int, default=0, help="of the bootstrap")
         many = {"fid": 50, "fvd": 50, "is": 200}.get(name, 2000)
-        least = "; 0: no interval" if name in BETWEEN else ""
-        command.add_argument(
-            "--resamples", type=int, default=many, help=f"of the bootstrap (default {many}){least}"
-        )
+        text = f"of the bootstrap (default {many}); 0: no interval"
+        command.add_argument("--resamples", type=int, default=many, help=text)
         command.add_argument("--json", type=Path, help="write the result here as well")
 
 

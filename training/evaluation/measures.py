@@ -24,7 +24,7 @@ from ..optional import need
 from .extractors import Extractor, Range, Role, open_extractor
 from .frechet import frechet_distance
 from .inputs import Folder, Read, name_of, native_size, read_clips, read_pairs
-from .intervals import FEW, of_distance, over_clips
+from .intervals import FEW, MANY, of_distance, over_clips
 from .result import Result
 
 #: (made, true), both (T, 3, H, W) float in [0, 1] -> (T,)
@@ -132,7 +132,7 @@ def compare(
         values.append(float(per_frame(_frames(a.frames), _frames(b.frames)).double().mean()))
     if not values:
         raise ValueError(f"{made.path} and {true.path} have no clip in common that can be read")
-    warnings = _about_folders((made, true), reads) + about_few(len(values))
+    warnings = _about_folders((made, true), reads) + about_interval(len(values))
     return Result(
         measure,
         float(np.mean(values)),
@@ -262,13 +262,15 @@ def inception_score(
     logits = np.concatenate(features_of(extractor, made, read)).astype(np.float64)
     rng = np.random.default_rng(seed)
     rows = (rng.integers(len(logits), size=len(logits)) for _ in range(resamples))
-    spread = np.std([_inception_score(logits[chosen]) for chosen in rows], ddof=1)
-    value = _inception_score(logits)
+    value, interval = _inception_score(logits), None
+    if resamples > 1:
+        half = 1.96 * float(np.std([_inception_score(logits[chosen]) for chosen in rows], ddof=1))
+        interval = value - half, value + half
     return Result(
         "is",
         value,
         "higher",
-        (value - 1.96 * float(spread), value + 1.96 * float(spread)),
+        interval,
         {"made": len(logits)},
         _settings(made=made, resamples=resamples),
         _folder_files((read,)) | {"c3d": extractor.facts()},
@@ -314,7 +316,7 @@ def motion(made: Folder, *, seed: int = 0, resamples: int = 2000) -> Result:
             "motion score (% of the shorter side per second)": float(np.mean(scores)),
             "its interval": over_clips(scores, seed=seed, resamples=resamples),
         },
-        _about_folders((made,), (read,)) + about_few(len(dynamic)),
+        _about_folders((made,), (read,)) + about_interval(len(dynamic)),
     )
 
 
@@ -335,11 +337,13 @@ def _about_folders(folders: Iterable[Folder], reads: Iterable[Read]) -> list[str
     ]
 
 
-def about_few(count: int) -> list[str]:
-    """A warning, where clips are too few for their interval."""
-    if count >= FEW:
-        return []
-    return [f"{count} clips: below {FEW} the interval is too narrow"]
+def about_interval(count: int) -> list[str]:
+    """A warning, where clips are too few for their interval, or too many to be resampled."""
+    if count < FEW:
+        return [f"{count} clips: below {FEW} the interval is too narrow"]
+    if count > MANY:
+        return [f"{count:,} clips: above {MANY:,} the interval is the normal one, no bootstrap"]
+    return []
 
 
 def _about_counts(measure: Literal["fid", "fvd", "is"], counts: list[int], width: int) -> list[str]:

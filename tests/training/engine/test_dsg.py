@@ -47,7 +47,7 @@ def test_a_set_is_the_sum_of_its_captions() -> None:
         {"id": "3", "dsg_dense": {"error": "no answer"}},
         {"id": "4"},
     ]
-    counts = counts_of(rows)
+    counts = list(counts_of(rows))
     assert counts == [Counts(1, 1, 1, 1), Counts(0, 9, 0, 3)]
     total = sum(counts, Counts())
     assert (total.i, total.s) == (0.1, 0.25)  # not the means 1/2 and 1/2 of the captions
@@ -55,14 +55,14 @@ def test_a_set_is_the_sum_of_its_captions() -> None:
     assert "(95 %" not in summary(rows[:1])
     assert "no caption" in summary(rows[2:])
     with pytest.raises(ValueError, match="row 5: dsg_dense"):
-        counts_of([{"id": "5", "dsg_dense": {"objects": [{}], "sentences": 1}}])
+        summary([{"id": "5", "dsg_dense": {"objects": [{}], "sentences": 1}}])
 
 
 def test_the_interval_is_that_of_a_ratio_of_sums() -> None:
     rng = np.random.default_rng(0)
     wholes = rng.integers(1, 12, 200)
     parts = rng.binomial(wholes, 0.15)
-    low, high = share_interval(parts.tolist(), wholes.tolist())
+    low, high = share_interval(parts, wholes)
     direct = bootstrap(
         (parts, wholes),
         lambda part, whole, axis: part.sum(axis) / whole.sum(axis),
@@ -73,7 +73,7 @@ def test_the_interval_is_that_of_a_ratio_of_sums() -> None:
     assert low == pytest.approx(direct.low, abs=0.004)
     assert high == pytest.approx(direct.high, abs=0.004)
     assert high - low > 0.03
-    assert share_interval([0, 0, 0], [1, 2, 3]) == (0, 0)
+    assert share_interval(np.zeros(3), np.array([1, 2, 3])) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Every failure is the server's or the request's. A server that is busy or unreachable is waited for,
 twice as long each time, and at least as long as it says (Retry-After). Where it stays away, or
-refuses a tiny trial request as well, `Unavailable` ends the run and no row is blamed. A request that
-fails while the trial gets through is itself to blame: ValueError, for its row alone.
+refuses a tiny trial request as well, `Unavailable` ends the run and no row is blamed. A request
+that fails while the trial gets through is itself to blame: ValueError, for its row alone.
 
 The API key is sent in one header, and cut out of whatever the server says.
 """
