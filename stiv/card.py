@@ -24,7 +24,8 @@ LATENT_SPACES: dict[str, dict[str, Any]] = {
     "flux": {"name": "flux", "channels": 16, "scale": 0.3611, "shift": 0.1159, "downscale": 8},
 }
 """Public latent spaces. The model sees (vae_latent - shift) * scale; `downscale` is pixels per
-latent pixel. A custom space has the same keys; scale and shift may then be one per channel."""
+latent pixel. A space of other numbers is "custom": the same keys, and scale and shift may then be
+one per channel."""
 
 TEXT_ENCODERS: dict[str, dict[str, Any]] = {
     "clip_g": {"encoder": "clip_g", "width": 1280, "pooled_width": 1280, "max_tokens": 77},
@@ -284,6 +285,16 @@ def _check_latents(latents: Any, config: STIVConfig) -> None:
         )  # fmt: skip
     downscale = latents["downscale"]
     _expect(_integer(downscale, 1, 64), "latents.downscale", downscale, "an integer from 1 to 64")
+    for key, public in LATENT_SPACES.get(name, {}).items():
+        good = key == "name" or _is_near(latents[key], public)
+        expected = f"{name}'s {public}; call another space custom"
+        _expect(good, f"latents.{key}", latents[key], expected)
+
+
+def _is_near(value: float | list[float], public: float) -> bool:
+    """Equal, but for the rounding of a file that kept it in a short float; or a list of such."""
+    values = value if isinstance(value, list) else [value]
+    return all(math.isclose(one, public, rel_tol=1e-3, abs_tol=1e-6) for one in values)
 
 
 def _check_text(text: Any, config: STIVConfig) -> None:

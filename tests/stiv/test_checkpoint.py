@@ -306,6 +306,8 @@ def test_doubts_are_told_where_training_was_for_something_else() -> None:
     ({"latents": {**LATENT_SPACES["sd"], "scale": 0.0}}, "latents.scale is 0.0: expected no zero"),
     ({"latents": {**LATENT_SPACES["sd"], "shift": float("nan")}}, "latents.shift is nan"),
     ({"latents": {**LATENT_SPACES["sd"], "name": "mine"}}, "latents.name is 'mine'"),
+    ({"latents": {**LATENT_SPACES["sd"], "scale": 0.5}}, "is 0.5: expected sd's 0.18215; call ano"),
+    ({"latents": {**LATENT_SPACES["sd"], "shift": [0.1, 0, 0, 0]}}, "expected sd's 0.0; call"),
     ({"latents": {"name": "sd"}}, "latents.channels is None"),
     ({"text": {**PLAIN_TEXT, "width": 1280}}, "text.width is 1280: expected the config's 16"),
     ({"text": {**PLAIN_TEXT, "pooled_width": 0}}, "text.pooled_width is 0"),
@@ -331,6 +333,12 @@ def test_a_card_without_sampling_samples_unshifted() -> None:
     assert Card.from_metadata(metadata).sampling == {"shift": 3.0}
     del metadata["stiv.sampling"]
     assert Card.from_metadata(metadata).sampling == {"shift": 1.0}
+
+
+def test_a_public_space_may_be_rounded() -> None:
+    short = float(torch.tensor(0.18215, dtype=torch.float32))
+    latents = {**LATENT_SPACES["sd"], "scale": short, "shift": [0.0] * 4}
+    assert replace(PLAIN_CARD, latents=latents).latents["scale"] == short != 0.18215
 
 
 def test_custom_latents_per_channel(tmp_path: Path, model: dict) -> None:
