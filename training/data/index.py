@@ -16,10 +16,11 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -27,10 +28,12 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from .plan import STRIDE
+
 log = logging.getLogger(__name__)
 
 FORMAT = "1"
-"""Of the index and of the shards it understands."""
+"""Of the shards that the index understands."""
 
 ENTRY = np.dtype([("shard", "<u4"), ("row", "<u2")])
 """One sample: number of its shard in the list of names, row in that shard."""
@@ -44,6 +47,7 @@ DAMAGE = (
 )
 """What reading JSON whose values may be anything can end in."""
 
+_LAYOUT = "2"  # of the index: one of another layout is left alone, and a new one made
 _MAX_ROWS = 2**16  # a row is two bytes
 _MAX_INDEX_BYTES = 2**28  # of the JSON: four million shards
 _NAMED = 8  # broken shards that an error names
@@ -59,9 +63,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What the index needs to know of a shard. `shape`: (n, C, T, h, w)."""
+    """What the index needs to know of a shard. `shape`: (n, C, T, h, w). `strides`: of its
+    samples' micro conditions, least and most."""
 
     shape: tuple[int, ...]
+    strides: tuple[float, float]
     provenance: dict[str, Any]
     digest: bytes
 
@@ -75,9 +81,10 @@ class ShardInfo:
 class Index:
     """An index that was read: what is in a folder of shards, and where.
 
-    `buckets`: the range of entries of each bucket. `digest`: SHA-256 over what all shards say of
-    themselves (samples with the hashes of their sources, encoder, latent space), the same on
-    every machine that holds the same cache.
+    `buckets`: the range of entries of each bucket. `strides`: least and most of each, frames of
+    the original clip per frame. `digest`: SHA-256 over what all shards say of themselves (samples
+    with the hashes of their sources, encoder, latent space), the same on every machine that holds
+    the same cache.
     """
 
     folder: Path
@@ -86,6 +93,7 @@ class Index:
     shards: tuple[str, ...]
     sizes: np.ndarray  # of the shards, bytes
     buckets: Mapping[str, range]
+    strides: Mapping[str, tuple[float, float]]
     provenance: dict[str, Any]
     channels: int
     digest: str
@@ -117,6 +125,7 @@ class Index:
                 shards=tuple(described["shards"]),
                 sizes=np.array(described["sizes"], np.int64),
                 buckets=buckets,
+                strides={name: _ends(described["strides"][name]) for name in buckets},
                 provenance=described["provenance"],
                 channels=described["channels"],
                 digest=described["digest"],
@@ -180,11 +189,15 @@ def write_index(path: Path, names: list[str], sizes: list[int], infos: list[Shar
     with _appearing(path.with_suffix(".npy")) as file:
         _write_entries(file, infos, buckets)
     described = {
-        "stiv.index": FORMAT,
+        "stiv.index": _LAYOUT,
         "digest": _hash(*(info.digest for info in infos)).hex(),
         "provenance": infos[0].provenance,
         "channels": infos[0].shape[1],
         "buckets": dict(_ranges(infos, buckets)),
+        "strides": {
+            name: _ends(stride for number in numbers for stride in infos[number].strides)
+            for name, numbers in buckets.items()
+        },
         "shards": names,
         "sizes": sizes,
     }
@@ -193,7 +206,7 @@ def write_index(path: Path, names: list[str], sizes: list[int], infos: list[Shar
 
 
 def describe_shard(path: Path) -> ShardInfo:
-    """What a shard says of itself; its tensors are not read, its header is at most 100 MB.
+    """What a shard says of itself; its latents are not read, its header is at most 100 MB.
 
     The table of its samples is left unparsed, and checked where samples are loaded: for 90
     million clips that is 3 minutes of work, where `training.caches.shards.read_header` takes 17.
@@ -203,22 +216,27 @@ def describe_shard(path: Path) -> ShardInfo:
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
-            shape = tuple(file.get_slice("latents").get_shape())
-            micro = tuple(file.get_slice("micro").get_shape())
+            latents, micro = file.get_slice("latents"), file.get_slice("micro")
+            shape = _checked_shape(latents.get_shape(), micro.get_shape())
+            strides = _ends(micro[:, STRIDE].tolist())
         provenance = json.loads(metadata.get("provenance", "null"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ValueError(str(error)) from error
     if metadata.get("stiv.cache") != FORMAT:
         raise ValueError(f"stiv.cache is {metadata.get('stiv.cache')!r}, not {FORMAT!r}")
-    if len(shape) != 5 or not 0 < shape[0] <= _MAX_ROWS or micro != (shape[0], 6):
-        raise ValueError(f"latents {shape} and micro {micro}, not (n, C, T, h, w) and (n, 6)")
     if not isinstance(provenance, dict) or "encoder" not in provenance:
         raise ValueError("its provenance names no encoder")
     if not isinstance(provenance.get("latents"), dict):
         raise ValueError("its provenance describes no latent space")
     keys = ("provenance", "samples", "stiv.tensor_hash")
     texts = (str(shape), *(metadata.get(key, "") for key in keys))
-    return ShardInfo(shape, provenance, _hash(*(text.encode() for text in texts)))
+    return ShardInfo(shape, strides, provenance, _hash(*(text.encode() for text in texts)))
+
+
+def _checked_shape(latents: list[int], micro: list[int]) -> tuple[int, ...]:
+    if len(latents) != 5 or not 0 < latents[0] <= _MAX_ROWS or micro != [latents[0], 6]:
+        raise ValueError(f"latents {latents} and micro {micro}, not (n, C, T, h, w) and (n, 6)")
+    return tuple(latents)
 
 
 def _scan(folder: Path) -> list[str]:
@@ -244,7 +262,7 @@ def _scan(folder: Path) -> list[str]:
 
 def _place(folder: Path, lines: list[str]) -> Path:
     """The path of the index of these shards."""
-    stamp = hashlib.sha256(FORMAT.encode())
+    stamp = hashlib.sha256(f"{FORMAT}.{_LAYOUT}".encode())
     for line in lines:
         stamp.update(line.encode(errors="surrogateescape"))
     return folder / "index" / f"{stamp.hexdigest()[:32]}.json"
@@ -289,6 +307,14 @@ def _by_bucket(infos: list[ShardInfo]) -> dict[str, list[int]]:
     for number, info in enumerate(infos):
         buckets.setdefault(info.bucket, []).append(number)
     return dict(sorted(buckets.items()))
+
+
+def _ends(strides: Iterable[float]) -> tuple[float, float]:
+    """The least and the most. Raises ValueError where one is no stride."""
+    least, most = min(strides := list(strides)), max(strides)
+    if not all(map(math.isfinite, strides)) or least <= 0:
+        raise ValueError(f"strides {least} to {most}: expected numbers above 0")
+    return least, most
 
 
 def _ranges(infos: list[ShardInfo], buckets: dict[str, list[int]]) -> Iterator[tuple]:

@@ -10,6 +10,7 @@ holds half a gigabyte.
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .index import DAMAGE, Index
-from .plan import Dataset, Plan, Sample
+from .plan import FRAMES, STRIDE, Dataset, Plan, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 STILL = 7
 """Purpose of the draw of a still's frame, last of (seed, step, position, purpose)."""
 
-_STRIDE, _FRAMES = 4, 5  # columns of the micro conditions
 _OPEN_TEXT = 2**23  # characters of captions and keys that open shards may hold
 
 
@@ -119,8 +119,14 @@ def _pipeline(read: _ReadStep, start: int, workers: int, prefetch: int) -> Any:
     dataset = steps.to_iter_dataset(grain.ReadOptions(threads, threads))
     if workers:
         ahead = max(1, prefetch)
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, ahead))
+        options = grain.MultiprocessingOptions(workers, ahead)
+        dataset = dataset.mp_prefetch(options, _leave_interrupts)
     return dataset
+
+
+def _leave_interrupts(*_: int) -> None:
+    """Ctrl-C in a terminal goes to workers too: it is for the run, which needs them to its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ def still(sample: Sample, rng: np.random.Generator) -> Sample:
     """One random frame of a clip, as an image: stride and frames of its micro conditions are 1."""
     frame = int(rng.integers(sample.latents.shape[1]))
     micro = np.array(sample.micro)
-    micro[_STRIDE] = micro[_FRAMES] = 1.0
+    micro[STRIDE] = micro[FRAMES] = 1.0
     return Sample(sample.latents[:, frame : frame + 1], sample.captions, micro, sample.key)
 
 
@@ -189,6 +195,13 @@ class CacheDataset:
     def provenance(self) -> dict[str, Any]:
         """Of the first shard; `encoder` and `latents` (the latent space) are those of all."""
         return self.index.provenance
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Frames of the original clip per frame, least and most of the videos, to whole numbers."""
+        found = [ends for name, ends in self.index.strides.items() if not name.startswith("1x")]
+        least, most = zip(*found or [(1, 1)], strict=True)
+        return max(1, round(min(least))), max(1, round(max(most)))
 
     @property
     def latents(self) -> dict[str, Any]:

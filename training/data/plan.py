@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 MAX_PERIOD = 100_000
 """Longest cycle of streams: weights whose exact cycle is longer are rounded to shares of this."""
 
+STRIDE, FRAMES = 4, 5
+"""Columns of `Sample.micro`: frames of the original clip per frame, and frames."""
+
 _MAX_COUNT = 2**32  # what index_shuffle permutes
 _SMALL = 2**16  # it walks through at least so many: for fewer, a table is faster (10 ms to 1 us)
 _BATCHES, _SAMPLES = 0, 1  # what is shuffled, as part of a seed

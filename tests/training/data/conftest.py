@@ -22,12 +22,15 @@ def make_shard(
     encoder: str = "encoder-1",
     space: dict = SPACE,
     first: int = 0,
+    strides: tuple[float, ...] = (3,),
 ) -> Path:
-    """One shard of samples `first` … of its name: sample i's latents are i + frame / 8."""
+    """One shard of samples `first` … of its name: sample i's latents are i + frame / 8. strides:
+    of the micro conditions, by turns."""
     numbers = np.arange(first, first + count, dtype=np.float16).reshape(-1, 1, 1, 1, 1)
     frames = np.arange(shape[0], dtype=np.float16).reshape(1, 1, -1, 1, 1) / 8
     latents = np.broadcast_to(numbers + frames, (count, space["channels"], *shape))
     micro = np.tile(np.float32([480, 640, 1, 2, 3, shape[0]]), (count, 1))
+    micro[:, 4] = np.resize(strides, count)
     samples = [
         {
             "key": f"{name}/{first + i}.mp4#0",

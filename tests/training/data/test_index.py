@@ -43,6 +43,26 @@ def test_finds_every_sample_once(cache):
         index.find("3x2x2", 13)
 
 
+def test_strides_are_those_of_the_samples(cache, shard):
+    shard(cache, "b-0", 2, strides=(2.5, 6))
+    assert Index.open(cache).strides == {"1x2x4": (3, 3), "3x2x2": (2.5, 6)}
+
+
+def test_an_index_of_another_layout_is_left_alone(cache, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(training.data.index, "_LAYOUT", "1")
+        old = compile_index(cache)
+    assert compile_index(cache) != old
+    assert old.exists() and Index.open(cache).strides["3x2x2"] == (3, 3)
+
+
+@pytest.mark.parametrize("stride", [0, -1, np.nan, np.inf])
+def test_a_shard_whose_strides_are_none_is_broken(cache, shard, stride):
+    shard(cache, "b-0", 2, strides=(3, stride))
+    with pytest.raises(ValueError, match=r"latents-3x2x2-b-0\.safetensors \(strides .*above 0"):
+        compile_index(cache)
+
+
 def test_entries_are_a_plain_mappable_array(cache):
     index = Index.open(cache)
     entries = np.load(index.entries, mmap_mode="r", allow_pickle=False)
