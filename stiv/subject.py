@@ -20,6 +20,7 @@ _SMALLEST = 1e-4  # share of the picture below which there is no subject
 _VISIBLE = 0.1  # opacity from which a pixel counts as the subject's when it is centred
 _ROUNDS = 200  # turns of a background that winds through a subject
 _FLOOD_SIDE = 512  # pixels; larger pictures are flooded in blocks
+_ROWS = 64  # scaled at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,24 @@ def frame_subject(
     alpha = alpha_HW.float()[None]
     cut = torch.cat([image_HWC[..., :3].float().movedim(-1, 0).clamp(0, 1) * alpha, alpha])
     H, W = alpha_HW.shape
-    square = F.pad(cut, (-left, left + side - W, -top, top + side - H))  # negative: cropped
-    # Bilinear: sharper filters overshoot, which would draw a rim around the subject.
-    scaled = F.interpolate(square[None], (size, size), mode="bilinear", antialias=True)[0]
+    wide = _scaled_rows(cut, -left, left + side - W, size)
+    scaled = _scaled_rows(wide.mT, -top, top + side - H, size).mT
     plain = torch.tensor(background, dtype=scaled.dtype, device=scaled.device).view(3, 1, 1)
     return (scaled[:3] + (1 - scaled[3:]) * plain).clamp(0, 1).movedim(0, -1)
+
+
+def _scaled_rows(x_CHW: Tensor, before: int, after: int, size: int) -> Tensor:
+    """(C, H, size): rows with so many zeros added at their ends (negative: cropped), scaled.
+
+    Some rows at a time: next to a wide margin the picture itself is small.
+    """
+    parts = (F.pad(part, (before, after))[None] for part in x_CHW.split(_ROWS, dim=1))
+    # Bilinear: sharper filters overshoot, which would draw a rim around the subject.
+    scaled = [
+        F.interpolate(part, (part.shape[2], size), mode="bilinear", antialias=True)[0]
+        for part in parts
+    ]
+    return torch.cat(scaled, dim=1)
 
 
 def _tells(mask_HW: Tensor) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stiv.subject import cut_out, frame_subject
 
@@ -64,6 +65,27 @@ def test_a_soft_edge_stays_soft() -> None:
     alpha = torch.full((10, 10), 0.5)
     out = frame_subject(torch.zeros(10, 10, 3), alpha, 16, margin=0.0)
     assert torch.allclose(out[4:-4, 4:-4], torch.full((8, 8, 3), 0.5), atol=1e-5)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that is computed meanwhile."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.numbers = max(self.numbers, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("margin", [0.1, 0.45])
+def test_a_wide_margin_takes_no_memory(margin: float) -> None:
+    alpha = disc(600, 500, 300, 250, 240)
+    with Largest() as largest:
+        out = frame_subject(busy(600, 500), alpha, 32, margin)
+    assert out.shape == (32, 32, 3)
+    assert largest.numbers <= 2 * 4 * alpha.numel()  # colours and opacity of the picture
 
 
 def test_alpha_is_followed() -> None:
