@@ -14,7 +14,7 @@ def add_eval(names) -> None:
     """Add `eval` and all below it to the commands of `python -m training`."""
     parser = names.add_parser(
         "eval",
-        help="measure clips, sample benchmarks, compare recipes; the last line is JSON",
+        help="measure clips, sample benchmarks, compare recipes; a number's last line is JSON",
         description=__doc__,
     )
     what = parser.add_subparsers(dest="what", required=True)

@@ -227,8 +227,6 @@ def run(args: Namespace) -> None:
         workers=args.workers,
     )
     chosen, asked = choose(protocol, true, args.seed)
-    _write_rows(args.out / TRUE, chosen)
-    _write_rows(args.out / ASKED, asked)
     args.steps, args.guidance_scale = protocol.steps, protocol.guidance_scale
     sampler = sampler_of(
         args,
@@ -243,6 +241,8 @@ def run(args: Namespace) -> None:
     with Workers(1) as pool:
         jobs = jobs_of(protocol, asked, true, pool)
         render(jobs, sampler, args.out / MADE, _write, settings, batch=args.batch)
+    _write_rows(args.out / TRUE, chosen)
+    _write_rows(args.out / ASKED, asked)
     named = [{"path": _name(row), "caption": row["caption"]} for row in asked]
     _write_rows(args.out / CAPTIONS, named)
     results = measured(protocol, args, true)
@@ -259,7 +259,9 @@ def _write(path: Path, clip: np.ndarray) -> None:
 def measured(protocol: Protocol, args: Namespace, true: Folder) -> list[Result]:
     """Every measure whose network was named; the others are told. ValueError where none was."""
     true = replace(true, captions=args.out / TRUE)
-    made = replace(true, path=args.out / MADE, captions=None, stride=1, extract="first")
+    # By the list: videos of an earlier, longer run may lie there as well.
+    captions = args.out / CAPTIONS
+    made = replace(true, path=args.out / MADE, captions=captions, stride=1, extract="first")
     results = []
     for name, how in protocol.measures.items():
         option = {"fvd": "i3d", "fid": "inception", "is": "c3d", "clip": "clip"}.get(name)
@@ -296,6 +298,5 @@ def _measure(
         from .clip_score import Clip, clip_score
 
         spread = {"frames": 1, "extract": "uniform", "per_file": how.per_file}
-        captions = args.out / CAPTIONS
-        return clip_score(replace(made, captions=captions, **spread), Clip(weights), **more)
+        return clip_score(replace(made, **spread), Clip(weights), **more)
     return measures.motion(made, **more)

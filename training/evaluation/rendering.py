@@ -25,7 +25,7 @@ from ..sampling import Sampler
 log = logging.getLogger(__name__)
 
 RECORD = "videos.jsonl"
-"""In the folder: every video with its prompt and its seed."""
+"""In the folder: every video with its prompt and its seed; of several rows the last is true."""
 SETTINGS = "settings.json"
 """In the folder: what its videos were made with."""
 
@@ -73,7 +73,8 @@ def render(
     *,
     batch: int = 4,
 ) -> int:
-    """Make the videos that are not there yet; returns how many were.
+    """Make the videos that are not there yet, or there for another prompt or seed; returns how many
+    were.
 
     settings: plain JSON that decides the pixels besides a job's own; a folder made with others is
     refused by ValueError, before anything is sampled. A video is written whole or not at all.
@@ -81,21 +82,55 @@ def render(
     check_names([job.name for job in jobs])
     folder.mkdir(parents=True, exist_ok=True)
     _keep_settings(folder / SETTINGS, settings)
-    waiting = [job for job in jobs if not (folder / job.name).exists()]
+    waiting = _waiting(jobs, folder)
     log.info("%s: %d videos, %d to make", folder, len(jobs), len(waiting))
     began = time.monotonic()
     for first in range(0, len(waiting), batch):
         part = waiting[first : first + batch]
         for job, clip in zip(part, _sample(part, sampler), strict=True):
-            with atomic(folder / job.name) as unfinished:
-                write(unfinished, clip)
-            row = {"video": job.name, "caption": job.prompt, "seed": job.seed}
-            with open(folder / RECORD, "a", encoding="utf-8") as record:
-                record.write(json.dumps(row, ensure_ascii=False) + "\n")
+            _put(folder, job, clip, write)
         done = first + len(part)
         rate = (time.monotonic() - began) / done
         log.info("%d of %d, %.1f s each", done, len(waiting), rate)
     return len(waiting)
+
+
+def _waiting(jobs: Sequence[Job], folder: Path) -> list[Job]:
+    recorded = _recorded(folder / RECORD)
+    there = [job for job in jobs if (folder / job.name).exists()]
+    other = [job for job in there if recorded.get(job.name) != (job.prompt, job.seed)]
+    if other:
+        log.warning(
+            "%s: %d videos were made for another prompt or seed, or it is not known for which, as "
+            "%s: they are made again",
+            folder,
+            len(other),
+            other[0].name,
+        )
+    kept = {job.name for job in there} - {job.name for job in other}
+    return [job for job in jobs if job.name not in kept]
+
+
+def _recorded(path: Path) -> dict[str, tuple[str, int]]:
+    """Prompt and seed of every video; lines that a kill has cut off are left out."""
+    found = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            found[row["video"]] = row["caption"], row["seed"]
+        except (ValueError, LookupError, TypeError):
+            continue
+    return found
+
+
+def _put(folder: Path, job: Job, clip: np.ndarray, write: Write) -> None:
+    """Writes a video and its row. Wherever this is killed, no video is left with another's row."""
+    row = {"video": job.name, "caption": job.prompt, "seed": job.seed}
+    with atomic(folder / job.name) as unfinished:
+        write(unfinished, clip)
+        (folder / job.name).unlink(missing_ok=True)
+        with open(folder / RECORD, "a", encoding="utf-8") as record:
+            record.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _sample(jobs: Sequence[Job], sampler: Sampler) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,37 @@ def test_video_prediction_on_msrvtt(msrvtt, checkpoint, i3d, inception, tmp_path
     said = capsys.readouterr().out
     assert "fvd is left out: name its network by --i3d" in said
     assert "made with seed 4, now it is 5" in refused(*words, "--seed", 5)
+
+
+def test_a_true_clip_that_is_taken_away_makes_other_videos(
+    msrvtt, checkpoint, i3d, tmp_path, capsys
+) -> None:
+    """Numbers name the videos, so what was made for other clips is made again, and what is no
+    longer asked for is not measured."""
+    videos, listed = msrvtt
+    recipe, out = write_protocol(tmp_path, measures={"fvd": {}}), tmp_path / "out"
+    mine = tmp_path / "videos"
+    shutil.copytree(videos, mine)
+    words = ("eval", "protocol", recipe, "--true", mine, "--captions", listed, "--out", out)
+    words += ("--checkpoint", checkpoint, "--cpu", "--precision", "fp32", "--workers", 1)
+    words += ("--i3d", i3d)
+    run(*words)
+    values = json.loads(listed.read_text())
+    values["videos"] = [row for row in values["videos"] if row["video_id"] != "video2"]
+    values["sentences"] = [row for row in values["sentences"] if row["video_id"] != "video2"]
+    mended = tmp_path / "mended.json"
+    mended.write_text(json.dumps(values))
+    capsys.readouterr()
+    run(*words, "--captions", mended, "--videos", 3)
+    fvd = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert fvd["samples"] == {"made": 3, "true": 2} and fvd["files"]["made"]["files"] == 3
+    fresh = tmp_path / "fresh"
+    run(*words, "--captions", mended, "--videos", 3, "--out", fresh)
+    assert (out / "asked.jsonl").read_text() == (fresh / "asked.jsonl").read_text()
+    for path in (fresh / "made").glob("*.mkv"):
+        assert np.array_equal(pixels(path), pixels(out / "made" / path.name))
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["value"] == fvd["value"]
 
 
 def test_given_frames_are_the_true_clips(msrvtt, checkpoint) -> None:
