@@ -12,20 +12,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from stiv.frames import frame_mask, task_positions
+
 from ..batches import shift_at
 from ..estimate import flops, mfu, peak_flops
 from ..parallel import forget_gathered
 from ..sampling import Sampler
+from ..streams import strides_of
 from .heldout import held_out_loss
 from .metrics import Metrics, progress
 
 if TYPE_CHECKING:
+    from ..config import TrainConfig
     from ..loop import Trainer
 
 log = logging.getLogger(__name__)
 
 HELD_OUT_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 """Where in [0, 1] (1 = data) the held-out loss is taken."""
+
+
+_MULTI_VIEW = "multi_view"
 
 
 class Watch:
@@ -43,6 +50,7 @@ class Watch:
                 resume_step=trainer.progress.step,
             )
         self._sampler = _make_sampler(trainer)
+        self._given = (None, None) if self._sampler is None else _given_frames(trainer)
         self._restart()
 
     def _restart(self) -> None:
@@ -142,7 +150,7 @@ class Watch:
             return
         trainer, prompts = self.trainer, self.settings.prompts
         with _averaged(trainer):
-            clips = self._sampler.clips(prompts, None, None, trainer.config.seed)
+            clips = self._sampler.clips(prompts, *self._given, trainer.config.seed)
         if self.is_main:
             from .samples import write_samples
 
@@ -171,7 +179,7 @@ def _velocity(
 
 
 def _make_sampler(trainer: Trainer) -> Sampler | None:
-    """A sampler of the run's largest video bucket; None where no samples are wanted."""
+    """A sampler of what the run is drawn at; None where no samples are wanted."""
     config, settings = trainer.config, trainer.config.watch
     if not settings.samples_every or not settings.prompts:
         return None
@@ -180,15 +188,54 @@ def _make_sampler(trainer: Trainer) -> Sampler | None:
     trainer.networks.prompts(settings.prompts)  # one that was not encoded is told now, not hours on
     from ..codec import open_codec
 
-    buckets = [bucket for stream in trainer.plan.buckets for bucket in stream]
-    shapes = [tuple(map(int, bucket.name.split("x"))) for bucket in buckets]
-    largest = max(shapes, key=lambda shape: (shape[0] > 1, shape[0] * shape[1] * shape[2]))
+    stream, shape = _drawn(trainer)
+    least, _ = strides_of(trainer.streams.specs[stream].dataset)
     return Sampler(
         partial(_velocity, trainer),
         open_codec(config.vae, trainer.streams.latents),
-        (trainer.streams.latents["channels"], *largest),
+        (trainer.streams.latents["channels"], *shape),
         steps=settings.sample_steps,
         guidance_scale=settings.guidance_scale,
-        shift=shift_at(config, config.model.build(), largest),
+        shift=shift_at(config, config.model.build(), shape),
         device=trainer.device,
+        null="blank" if _is_multi_view(config, stream) else "noised",
+        stride=least if shape[0] > 1 else 1,
     )
+
+
+def _drawn(trainer: Trainer) -> tuple[int, tuple[int, int, int]]:
+    """The first stream of videos, or of stills where there is none, and (T, H, W) of its largest
+    bucket."""
+    found = []
+    for stream, buckets in enumerate(trainer.plan.buckets):
+        for bucket in buckets:
+            T, H, W = map(int, bucket.name.split("x"))
+            T = 1 if trainer.streams.specs[stream].still else T
+            found.append((T > 1, -stream, T * H * W, (T, H, W)))
+    _, stream, _, shape = max(found)
+    return -stream, shape
+
+
+def _is_multi_view(config: TrainConfig, stream: int) -> bool:
+    """Whether a stream never shows the model a noised first frame, as all other tasks do."""
+    return {task for task, share in config.data.tasks_of(stream).items() if share} == {_MULTI_VIEW}
+
+
+def _given_frames(trainer: Trainer) -> tuple[Tensor | None, Tensor | None]:
+    """What is given of each sample video (P, C, T, H, W), and which frames (P, T): held-out input
+    views for multi-view, nothing for all else."""
+    stream, shape = _drawn(trainer)
+    if not _is_multi_view(trainer.config, stream):
+        return None, None
+    views = [torch.as_tensor(sample.latents) for sample in trainer.streams.held_out]
+    views = [latents for latents in views if latents.shape[1:] == shape]
+    if not views:
+        raise ValueError(
+            "watch.samples_every: samples of multi-view begin with an input view that is kept out "
+            "of training, and there is none: put its stream first and set watch.heldout_every, "
+            "or set watch.samples_every: 0"
+        )
+    count = len(trainer.config.watch.prompts)
+    clean = torch.stack([views[i % len(views)] for i in range(count)])
+    mask = frame_mask(task_positions(_MULTI_VIEW, shape[0]), shape[0])
+    return clean, mask.expand(count, -1)
