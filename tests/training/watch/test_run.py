@@ -68,15 +68,14 @@ def test_multi_view_samples_show_a_held_out_input_view_or_zeros(views) -> None:
     config = views(**{"watch.heldout_every": 3, "watch.heldout_clips": 1})
     trainer, seen = seen_by_samples(config)
     (held_out,) = trainer.streams.held_out
+    view = torch.as_tensor(held_out.latents)[:, 0]
     for x, *_ in seen:
         null, given = x.chunk(2)
         assert not null[:, :, 0].any()
-        assert all(
-            torch.equal(row, torch.as_tensor(held_out.latents)[:, 0]) for row in given[:, :, 0]
-        )
+        assert all(torch.equal(row, view) for row in given[:, :, 0])
         assert torch.equal(null[:, :, 1:], given[:, :, 1:])
 
 
 def test_multi_view_samples_without_an_input_view_say_what_to_do(views) -> None:
-    with pytest.raises(ValueError, match="set watch.heldout_every, or set watch.samples_every: 0"):
+    with pytest.raises(ValueError, match=r"set watch\.heldout_every, or set watch\.samples_every"):
         Trainer(views()).start()
