@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
 
 from .config import TrainConfig
@@ -57,6 +58,8 @@ _FREE_INNER = {
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
 logging.getLogger("c10d-NullHandler-dcp_logger").setLevel(logging.ERROR)
 
+_SHOWN = 60
+"""Characters of a value that an error quotes."""
 _NAME = re.compile(r"step-(\d{8})")
 
 _DCP = "torch.distributed.checkpoint"
@@ -79,19 +82,27 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], info: dict, *, 
     """Write a state under a temporary name, give it its final one, and drop old ones.
 
     tensors: name to tensor, plain or sharded; every process must call. Raises OSError (disk full)
-    with the older states untouched.
+    with the older states untouched and nothing left of this one.
     """
     final = run / "states" / f"step-{step:08d}"
     part = final.with_name(final.name + ".part")
     is_main = _rank() == 0
-    if is_main:
-        for stale in (run / "states").glob("step-*.part"):
-            shutil.rmtree(stale, ignore_errors=True)
-        part.mkdir(parents=True)
-        (part / "run.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
-    _barrier()
-    with _quiet():
-        dcp.save(tensors, checkpoint_id=part)
+    try:
+        if is_main:
+            for stale in (run / "states").glob("step-*.part"):
+                shutil.rmtree(stale, ignore_errors=True)
+            part.mkdir(parents=True)
+            (part / "run.json").write_text(json.dumps(info, indent=1), encoding="utf-8")
+        _barrier()
+        with _plainly():
+            dcp.save(tensors, checkpoint_id=part)
+    except OSError as error:
+        if is_main:
+            shutil.rmtree(part, ignore_errors=True)
+        raise OSError(
+            f"{final}: the state could not be written ({error.strerror or error}). Older states "
+            "are whole: make room (or lower save.keep) and run again"
+        ) from error
     _barrier()
     if is_main:
         if final.exists():
@@ -108,7 +119,7 @@ def read_info(state: Path) -> dict[str, Any]:
     try:
         return json.loads((state / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{state}: not a readable state ({error}): remove that folder") from error
+        raise _unreadable(state, error) from error
 
 
 def load_tensors(state: Path, tensors: dict[str, Tensor]) -> None:
@@ -128,8 +139,15 @@ def load_tensors(state: Path, tensors: dict[str, Tensor]) -> None:
                 f"{state}: {name!r} has shape {tuple(stored.size)}, the config's networks have "
                 f"{tuple(tensor.shape)}"
             )
-    with _quiet():
-        dcp.load(tensors, storage_reader=reader)
+    try:
+        with _plainly():
+            dcp.load(tensors, storage_reader=reader)
+    except OSError as error:
+        raise _unreadable(state, error) from error
+
+
+def _unreadable(state: Path, error: Exception) -> ValueError:
+    return ValueError(f"{state}: not a readable state ({error}): remove that folder")
 
 
 class _Reader(dcp.FileSystemReader):
@@ -144,9 +162,7 @@ class _Reader(dcp.FileSystemReader):
             if not isinstance(metadata.state_dict_metadata, dict):
                 raise ValueError("its table lists no tensors")
         except Exception as error:  # what unpickling other bytes may raise has no bounds
-            raise ValueError(
-                f"{self.path}: not a readable state ({error}): remove that folder"
-            ) from error
+            raise _unreadable(self.path, error) from error
         metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return metadata
 
@@ -184,8 +200,27 @@ def differences(found: dict[str, Any], expected: dict[str, Any], at: str = "") -
         if isinstance(was, dict) and isinstance(now, dict):
             lines += differences(was, now, f"{name}.")
         elif was != now:
-            lines.append(f"{name.removeprefix('config.')}: {was!r:.60} -> {now!r:.60}")
+            lines.append(f"{name.removeprefix('config.')}: {_change(name, was, now)}")
     return lines
+
+
+def _change(name: str, was: Any, now: Any) -> str:
+    """What is another of two values, in words; of long ones the place where they differ."""
+    if name.startswith("data.") and isinstance(was, str) and isinstance(now, str):
+        (clips, _, left), (same, _, left_now) = was.partition(":"), now.partition(":")
+        if clips == same:  # see `training.data.plan.Without`
+            return (
+                f"the same clips, trained on are {left or 'all'} -> {left_now or 'all'} of them: "
+                "watch.heldout_every or watch.heldout_clips holds out others"
+            )
+    texts = repr(was), repr(now)
+    pairs = enumerate(zip(*texts, strict=False))
+    first = next((i for i, (a, b) in pairs if a != b), min(map(len, texts)))
+    start = max(0, first - _SHOWN // 3) if max(map(len, texts)) > _SHOWN else 0
+    return " -> ".join(
+        "…" * (start > 0) + text[start:][:_SHOWN] + "…" * (len(text) > start + _SHOWN)
+        for text in texts
+    )
 
 
 def _rank() -> int:
@@ -198,8 +233,25 @@ def _barrier() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's remark that there is only one process."""
+def _plainly() -> Iterator[None]:
+    """Without torch's remark that there is only one process, and with its failures as an OSError:
+    its own is no Exception, and quotes every frame of every process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed is.*")
-        yield
+        try:
+            yield
+        except CheckpointException as failed:
+            errors = [error for error, _ in failed.failures.values()]
+            if interrupt := next((e for e in errors if not isinstance(e, Exception)), None):
+                raise interrupt from None
+            raise OSError("; ".join(dict.fromkeys(map(_reason, errors)))) from failed
+
+
+def _reason(error: BaseException) -> str:
+    """The system's reason, where torch's writer met it first and then failed of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,16 +1,18 @@
-"""States of strangers: nothing in them runs, and each refusal names the state."""
+"""States on a full disk, states of strangers (nothing in them runs), and what is said of both."""
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
-from training.state import load_tensors, save_state
+from training.state import differences, load_tensors, save_state, states
 
 SHAPES = {"model.a": (2, 3), "model.b": (4,)}
 
@@ -70,3 +72,53 @@ def test_values_that_are_no_tensors_are_not_read(state: Path) -> None:
     (state / ".metadata").write_bytes(pickle.dumps(Metadata(state_dict_metadata=described)))
     with pytest.raises(ValueError, match=r"holds no 'model\.a'"):
         load_tensors(state, empty())
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A limit on the size of files stands in for a full disk: a write fails half-way."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [20_000, 5], ids=["tensors", "run.json"])
+def test_a_full_disk_leaves_the_older_states_and_nothing_of_the_new_one(
+    state: Path, limit: int
+) -> None:
+    run = state.parents[1]
+    large = {"model.a": torch.zeros(100_000)}
+    with files_of_at_most(limit), pytest.raises(OSError, match="step-00000004") as error:
+        save_state(run, 4, large, {"step": 4}, keep=1)
+    said = str(error.value)
+    assert "could not be written (File too large)" in said and "make room" in said
+    assert "\n" not in said
+    assert states(run) == list((run / "states").iterdir()) == [state]
+    load_tensors(state, empty())
+
+
+def test_tensors_that_are_damaged_are_named(state: Path) -> None:
+    for path in state.glob("*.distcp"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"step-00000003: not a readable state .*remove that"):
+        load_tensors(state, empty())
+
+
+def test_of_long_values_the_place_where_they_differ_is_quoted() -> None:
+    prompt = "a long caption that goes on and on and on and on, and then says "
+    was, now = ({"config": {"a": prompt + end, "b": 1}} for end in ("red", "blue"))
+    (line,) = differences(was, now)
+    assert line.startswith("a: …") and "red'" in line and "blue'" in line and len(line) < 140
+    assert differences({"config": {"b": 1}}, {"config": {"b": [2]}}) == ["b: 1 -> [2]"]
+
+
+def test_held_out_clips_are_told_from_other_clips() -> None:
+    clips, others = "a" * 64, "b" * 64
+    (line,) = differences({"data": {"0": clips}}, {"data": {"0": f"{clips}:12"}})
+    assert "all -> 12" in line and "watch.heldout_every" in line
+    (line,) = differences({"data": {"0": f"{clips}:9"}}, {"data": {"0": f"{others}:9"}})
+    assert "held" not in line and "aaa" in line and "bbb" in line
