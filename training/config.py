@@ -221,7 +221,7 @@ class EngineSection(Section):
 
 
 class SaveSection(Section):
-    """When the whole state is written, besides at the end and on SIGTERM."""
+    """When the whole state is written, besides at the end, on SIGTERM and Ctrl-C."""
 
     steps: int = Field(250, ge=1, description="steps between states")
     minutes: float = Field(15, gt=0, description="or minutes between states, whichever is first")

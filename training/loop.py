@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ from torch import Tensor, nn
 from stiv.flow import flow_loss
 
 from .batches import Batch, make_batch
+from .checks.data import check_captions
 from .config import TrainConfig
 from .data.loader import Loader
 from .data.plan import Plan
@@ -28,10 +32,11 @@ from .ema import EMA
 from .memory import set_checkpointing
 from .optimizer import build_optimizer, optimizer_state
 from .parallel import accumulating, agree, make_accelerator, mean, prepare, whole
-from .start import build_networks
+from .start import Origin, build_networks
 from .state import differences, fingerprint, load_tensors, read_info, save_state, states
 from .streams import open_streams
 from .swap import swap_blocks
+from .tasks import check_tasks
 from .watch.run import Watch
 
 log = logging.getLogger(__name__)
@@ -78,16 +83,23 @@ class Trainer:
     def start(self) -> None:
         """Build the networks and their optimizer: anew, or from the last state of the run.
 
-        Raises ValueError where that state was made with another config or other data.
+        Raises ValueError where that state was made with another config or other data, and where
+        the data cannot be trained on: captions without states, tasks that leave no frame.
         """
         config = self.config
+        self._check_tasks()
         found = states(config.run)
         info = read_info(found[-1]) if found else None
         if info is not None:
-            self._check_fingerprint(found[-1], info)
+            self._check_state(found[-1], info)
         self.networks, origin = build_networks(
             config, latents=self.streams.latents["name"], is_resumed=bool(found)
         )
+        if info is not None and config.lora:
+            self._check_base(found[-1], info, origin)
+        if self.networks.tokenizer is None:
+            world = self.accelerator.process_index, self.accelerator.num_processes
+            check_captions(config, self.networks.text_cache, world)
         model = self.networks["diffusion_model"]
         engine = config.engine
         if engine.swap_blocks:
@@ -136,19 +148,19 @@ class Trainer:
     def run(self, until: int | None = None) -> None:
         """Train to the last step (or `until`), saving and showing progress on the way.
 
-        SIGTERM ends the run after the step it is in, with its state saved.
+        SIGTERM and Ctrl-C end the run after the step it is in, with its state saved; a second
+        Ctrl-C ends it at once (KeyboardInterrupt).
         """
-        last = min(until or self.config.steps, self.config.steps)
-        stopped = _SignalFlag(signal.SIGTERM)
+        last = self.config.steps if until is None else min(until, self.config.steps)
         saved_at, stop = time.monotonic(), False
-        with stopped:
+        with _Stopping() as stopping:
             while self.progress.step < last and not stop:
                 began = time.perf_counter()
                 losses = self.train_step()
                 self.progress.seconds += time.perf_counter() - began
                 minutes = (time.monotonic() - saved_at) / 60
                 stop, is_due = agree(
-                    [stopped.is_set, minutes >= self.config.save.minutes], self.device
+                    [stopping.by is not None, minutes >= self.config.save.minutes], self.device
                 )
                 step = self.progress.step
                 # Shown before it is saved: a resumed run drops what was shown after its state.
@@ -159,7 +171,8 @@ class Trainer:
                     saved_at = time.monotonic()
         self.watch.finish()
         if stop:
-            log.warning("stopped by SIGTERM at step %d, saved: run again to go on", step)
+            by = stopping.by.name if stopping.by else "a signal to another process"
+            log.warning("stopped by %s at step %d, saved: run again to go on", by, step)
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step over the global batch; returns this process's loss and the norm."""
@@ -256,14 +269,40 @@ class Trainer:
             },
         }
 
-    def _check_fingerprint(self, state: Path, info: dict) -> None:
-        changed = differences(info["fingerprint"], json.loads(json.dumps(self.fingerprint())))
-        if not changed:
+    def _check_tasks(self) -> None:
+        if self.config.data.image_attention == "instead":  # then no frame is without loss
             return
-        text = f"{state} was made with other settings: {'; '.join(changed)}"
+        for index, stream in enumerate(self.plan.streams):
+            for bucket in self.plan.buckets[index] if not stream.still else ():
+                frames = int(bucket.name.split("x")[0])
+                where = f"stream {self.plan.stream_name(index)}, bucket {bucket.name}"
+                check_tasks(self.config.data.tasks_of(index), frames, where)
+
+    def _check_state(self, state: Path, info: dict) -> None:
+        changed = differences(info["fingerprint"], json.loads(json.dumps(self.fingerprint())))
+        if changed:
+            self._refuse(f"{state} was made with other settings: {'; '.join(changed)}")
+        steps, done = self.config.steps, info["progress"]["step"]
+        if done > steps:
+            raise ValueError(
+                f"steps is {steps}, but {state} is at step {done} already: set steps to {done} or "
+                "more, or give another `run` folder"
+            )
+
+    def _check_base(self, state: Path, info: dict, origin: Origin) -> None:
+        """A LoRA reads its frozen base anew, which may have been replaced since."""
+        was = info["progress"]["parents"]
+        if was != origin.parents:
+            self._refuse(
+                f"{state} was trained on the base {_hashes(was)}, but init.weights "
+                f"{self.config.init.weights} is {_hashes(origin.parents)}"
+            )
+            info["progress"] |= {"parents": origin.parents, "operations": origin.operations}
+
+    def _refuse(self, reason: str) -> None:
         if not self.allow_changes:
-            raise ValueError(f"{text}. Give another `run` folder, or --allow-changes to go on")
-        log.warning("%s", text)
+            raise ValueError(f"{reason}. Give another `run` folder, or --allow-changes to go on")
+        log.warning("%s", reason)
 
     def _load(self, state: Path, info: dict) -> None:
         load_tensors(state, self._tensors())
@@ -275,22 +314,34 @@ class Trainer:
         return float(mean(loss))
 
 
-class _SignalFlag:
-    """Set once a signal came, while used as a context (in the main thread)."""
+def _hashes(tensor_hashes: list[str | None]) -> str:
+    return ", ".join(str(value)[:16] for value in tensor_hashes) or "none"
 
-    def __init__(self, number: signal.Signals):
-        self.number, self.is_set = number, False
 
-    def __enter__(self) -> _SignalFlag:
-        try:
-            self._before = signal.signal(self.number, self._set)
-        except ValueError:  # not the main thread: signals are somebody else's
-            self._before = None
+class _Stopping:
+    """Waits for SIGTERM and Ctrl-C, while used as a context (in the main thread).
+
+    by: the signal that came.
+    """
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Stopping:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(ValueError):  # not the main thread: signals are somebody else's
+                self._before[number] = signal.signal(number, self._set)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(self.number, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _set(self, *_: object) -> None:
-        self.is_set = True
+    def _set(self, number: int, _: object) -> None:
+        if number == signal.SIGINT:
+            if self.by is not None:
+                raise KeyboardInterrupt
+            # Not by the log, which the signal may have come in the middle of.
+            os.write(2, b"finishing this step and saving; Ctrl-C again ends without\n")
+        self.by = signal.Signals(number)

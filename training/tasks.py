@@ -86,6 +86,18 @@ def draw(
     )
 
 
+def check_tasks(tasks: dict[str, float], frames: int, where: str) -> None:
+    """Raises ValueError, naming the task, for one that gives every frame of a clip of `frames`
+    latent frames: it would have no loss. where: the clips, in words."""
+    fixed = [task for task, share in tasks.items() if share and task != "random"]
+    for task in fixed if frames > 1 else ():
+        if len(task_positions(task, frames)) == frames:
+            raise ValueError(
+                f"{where}: task {task} gives all {frames} frames of a clip, so nothing is left to "
+                "learn: make clips longer, or give their stream other `tasks`"
+            )
+
+
 def _draw_task(shares: dict[str, float], rng: np.random.Generator) -> str:
     edges = np.cumsum(list(shares.values()))
     index = int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))

@@ -15,6 +15,8 @@ from stiv.checkpoint import write_checkpoint
 from stiv.config import MODELS, STIVConfig
 from stiv.model import STIVTransformer
 from training import outlook
+from training.caches.text import TextCache
+from training.checks.data import missing_captions
 from training.config import TrainConfig, load_config
 from training.doctor import Finding, describe, doctor, plan
 from training.estimate import flops, parameters
@@ -376,16 +378,25 @@ def test_caches_are_counted_and_compared(cached) -> None:
     findings = found(cached)
     assert findings["latent cache"].text.endswith("4x4x4: 4 clips")
     assert findings["text cache"].level == "error"
-    assert "1 of 4 captions looked up are not in it, as 'clip 3'" in findings["text cache"].text
+    assert findings["text cache"].text == "lacks the states of 1 captions, as 'clip 3'"
     assert "4x4x4: 4 clips" in plan(cached, machine=CPU)
 
 
 def test_prompts_that_were_not_encoded_are_told_before_the_first_step(cached) -> None:
     watch = cached.watch.model_copy(update={"samples_every": 100, "prompts": ["clip 0", "a fox"]})
     config = cached.model_copy(update={"watch": watch})
-    assert "2 of 5 captions looked up are not in it, as 'a fox'" in found(config)["text cache"].text
-    with pytest.raises(ValueError, match=r"'a fox' is not in the text cache: run .* cache text"):
+    lacks = r"lacks the states of 2 captions, as 'a fox'"
+    assert re.match(lacks, found(config)["text cache"].text)
+    with pytest.raises(ValueError, match=rf"text cache .* {lacks}: run python -m .* cache text"):
         Trainer(config).start()
+
+
+def test_captions_that_were_not_encoded_are_told_before_the_first_step(cached) -> None:
+    """By whichever process finds them: each looks at its share of the shards."""
+    with pytest.raises(ValueError, match=r"lacks the states of 1 captions, as 'clip 3'"):
+        Trainer(cached).start()
+    cache = TextCache(cached.text.cache)
+    assert [missing_captions(cached, cache, (i, 2)) for i in range(2)] == [["clip 3"], []]
 
 
 def test_latents_of_another_vae_are_told(cached, tiny_vae, tmp_path) -> None:

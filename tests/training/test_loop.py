@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,43 @@ def test_a_state_of_other_settings_is_refused_by_name(tiny) -> None:
     longer = Trainer(tiny(steps=9, **{"engine.checkpointing": "full"}))
     longer.start()
     assert longer.progress.step == 2
+    with pytest.raises(ValueError, match=r"steps is 1, but .*step-00000002 is at step 2 already"):
+        Trainer(tiny(steps=1)).start()
+
+
+def test_held_out_clips_are_part_of_a_state(tiny) -> None:
+    trained(tiny(), 1)
+    with pytest.raises(ValueError, match=r"the same clips, trained on are all -> 9 of them"):
+        Trainer(tiny(**{"watch.heldout_every": 3})).start()
+
+
+def test_a_task_that_leaves_nothing_to_learn_is_refused(tiny) -> None:
+    tasks = {"data.tasks": {"t2v": 0.5, "v2v": 0.5}}
+    with pytest.raises(ValueError, match=r"bucket 4x4x4: task v2v gives all 4 frames"):
+        Trainer(tiny(**tasks)).start()
+    Trainer(tiny(**tasks, **{"data.streams": [{"batch": 4, "still": True}]})).start()
+
+
+def test_ctrl_c_saves_and_a_second_one_does_not_wait(tiny, monkeypatch) -> None:
+    trainer = Trainer(tiny())
+    trainer.start()
+    step, presses = trainer.train_step, {1: 1, 2: 2}
+
+    def pressed() -> dict[str, torch.Tensor]:
+        for _ in range(presses.get(trainer.progress.step, 0)):
+            signal.raise_signal(signal.SIGINT)
+        return step()
+
+    monkeypatch.setattr(trainer, "train_step", pressed)
+    trainer.run()
+    assert [path.name for path in states(trainer.config.run)] == ["step-00000002"]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.progress.step == 2
+
+
+def test_no_step_is_asked_for(tiny) -> None:
+    assert trained(tiny(), 0).progress.step == 0
 
 
 def test_only_the_newest_states_stay(tiny) -> None:

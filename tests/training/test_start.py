@@ -109,6 +109,30 @@ def test_depth_map_of_a_recipe(tiny, tmp_path: Path) -> None:
         tiny(init={**start, "depth_map": [0, "copy", 0]}, **changes)
 
 
+def test_a_lora_goes_on_with_the_base_that_it_began_with(tiny, tmp_path: Path) -> None:
+    path = tmp_path / "base.safetensors"
+
+    def base(steps: int) -> str:
+        trainer = Trainer(tiny(run=str(tmp_path / str(steps)), seed=steps))
+        trainer.start()
+        trainer.run(steps)
+        return export(trainer.config, path).tensor_hash
+
+    first = base(1)
+    config = tiny(init={"weights": str(path)}, lora={"rank": 2})
+    for until in (1, 2):
+        lora = Trainer(config)
+        lora.start()
+        lora.run(until)
+    second = base(2)
+    said = rf"step-00000002 .* base {first[:16]}, but init.weights {path} is {second[:16]}"
+    with pytest.raises(ValueError, match=said):
+        Trainer(config).start()
+    changed = Trainer(config, allow_changes=True)
+    changed.start()
+    assert changed.progress.parents == [second] and changed.progress.step == 2
+
+
 def test_a_lora_is_trained_on_the_model_as_it_is(tiny, tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
     config = tiny(init={"weights": str(path)}, lora={"rank": 2})

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.tasks import TASK_NAMES, Drawn, Draws, draw
+from training.tasks import TASK_NAMES, Drawn, Draws, check_tasks, draw
 
 SHAPE = (4, 8, 2, 2)
 
@@ -92,3 +92,14 @@ def test_shift_moves_times_to_noise(shift: float) -> None:
     t = torch.stack([drawn(Draws({"t2v": 1.0}, shift=shift), i).t for i in range(2000)])
     # P(t < 0.5): sigma' = s sigma / (1 + (s - 1) sigma) > 0.5 exactly where sigma > 1 / (1 + s)
     assert abs(float((t < 0.5).float().mean()) - shift / (1 + shift)) < 0.03
+
+
+@pytest.mark.parametrize(("task", "most"), [("v2v", 4), ("first_last", 2)])
+def test_tasks_that_give_every_frame_are_refused(task: str, most: int) -> None:
+    shares = {"t2v": 0.5, task: 0.5}
+    with pytest.raises(ValueError, match=rf"here: task {task} gives all {most} frames"):
+        check_tasks(shares, most, "here")
+    check_tasks(shares, most + 1, "here")
+    check_tasks(shares, 1, "here")  # an image: nothing of it is given
+    check_tasks({"t2v": 1.0, task: 0.0}, most, "here")
+    check_tasks(dict.fromkeys(TASK_NAMES, 1 / len(TASK_NAMES)), 5, "here")

@@ -340,9 +340,13 @@ def remove(out: Path | str, unwanted: Callable[[dict[str, Any]], bool]) -> int:
     )
 
 
-def captions(out: Path | str) -> Iterable[str]:
-    """Every caption of a latent cache, as often as it occurs: what a text cache must hold."""
-    for path in shard_paths(out, "latents"):
+def captions(out: Path | str, part: tuple[int, int] = (0, 1)) -> Iterable[str]:
+    """Every caption of a latent cache, as often as it occurs: what a text cache must hold.
+
+    part: (i, n) takes every n-th shard from the i-th on.
+    """
+    index, count = part
+    for path in shard_paths(out, "latents")[index::count]:
         for sample in read_header(path).samples:
             yield from sample["captions"]
 

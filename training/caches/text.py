@@ -277,7 +277,7 @@ class TextCache:
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         """The captions that are not in the cache, each once."""
-        return [caption for caption in dict.fromkeys(captions) if caption not in self]
+        return list(dict.fromkeys(caption for caption in captions if caption not in self))
 
     def get(self, captions: Sequence[str]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Text, mask and pooled of captions, see `padded`.

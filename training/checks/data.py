@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import GAPS, SOLIDS, TrainConfig
 from ..names import one_line
 from ..streams import open_streams
 from . import Finding, Findings, absent, has_shards
 
+if TYPE_CHECKING:
+    from ..caches.text import TextCache
+
 SOURCES = 1_000_000
 """Entries of a data set that are counted; of larger ones the first."""
 
-CAPTIONS = 10_000
-"""Captions that are looked up in the text cache; of more the first."""
+_CACHE_TEXT = "python -m training cache text --config …"
 
 _DRAWN = (
     (SOLIDS, "view sets", "training.solids.dataset"),
@@ -131,25 +134,41 @@ def texts(config: TrainConfig) -> Findings:
     text = config.text
     if text.encoder == "nano":
         return
-    command = "run: python -m training cache text --config …"
     if not has_shards(text.cache, "text"):
-        yield absent("text cache", text.cache, command)
+        yield absent("text cache", text.cache, f"run: {_CACHE_TEXT}")
         return
-    from ..caches import latents as latents_cache
     from ..caches.text import TextCache
 
     cache = TextCache(text.cache)
     yield Finding("ok", "text cache", f"{text.cache}: {len(cache):,} captions")
-    folders = [folder for folder in _folders(config) if has_shards(folder, "latents")]
-    captions = chain.from_iterable(map(latents_cache.captions, folders))
-    prompts = config.watch.prompts if config.watch.samples_every else []
-    wanted = {*islice(captions, CAPTIONS), *prompts}
-    if missing := cache.missing(sorted(wanted)):
-        yield Finding(
-            "error", "text cache",
-            f"{len(missing):,} of {len(wanted):,} captions looked up are not in it, as "
-            f"{missing[0][:60]!r}", command,
-        )  # fmt: skip
+    if missing := missing_captions(config, cache):
+        yield Finding("error", "text cache", f"lacks {_named(missing)}", f"run: {_CACHE_TEXT}")
+
+
+def check_captions(config: TrainConfig, cache: TextCache, part: tuple[int, int] = (0, 1)) -> None:
+    """Raises ValueError where a caption of the run is not in the text cache, which would end it
+    in the step that comes to it. part: see `missing_captions`."""
+    if missing := missing_captions(config, cache, part):
+        raise ValueError(f"text cache {cache.folder} lacks {_named(missing)}: run {_CACHE_TEXT}")
+
+
+def missing_captions(
+    config: TrainConfig, cache: TextCache, part: tuple[int, int] = (0, 1)
+) -> list[str]:
+    """Captions of the latent caches and prompts of samples that a text cache lacks, each once.
+
+    part: (i, n) looks at every n-th shard from the i-th on, for n processes to divide the work.
+    """
+    from ..caches import latents as latents_cache
+
+    missing = cache.missing(config.watch.prompts if config.watch.samples_every else [])
+    for folder in _folders(config):
+        missing += cache.missing(latents_cache.captions(folder, part))
+    return list(dict.fromkeys(missing))
+
+
+def _named(missing: list[str]) -> str:
+    return f"the states of {len(missing):,} captions, as {missing[0][:60]!r}"
 
 
 def _folders(config: TrainConfig) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import threading
 import time
 from pathlib import Path
@@ -204,6 +205,17 @@ def test_worker_processes_give_the_same_and_end(plan):
     loader.close()
     assert not children & _children()
     assert all(_same(a, b) for a, b in zip(batches, whole[start : start + 9], strict=True))
+
+
+def test_ctrl_c_is_for_the_run_and_not_for_its_workers(plan):
+    """A terminal sends it to all of them."""
+    before = _children()
+    with Loader(plan, SEED, workers=2) as loader:
+        batches = [next(loader) for _ in range(4)]  # now both are up
+        for child in _children() - before:
+            os.kill(child, signal.SIGINT)
+        batches += list(loader)
+    assert len(batches) == STEPS
 
 
 def test_worker_processes_have_no_torch(cache):
