@@ -7,10 +7,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .host.guidance import require_flow
+from .host.guidance import guided_between, require_flow
 from .host.model import require_stiv
 from .host.report import tell
-from .host.speed import compile_doubt, compiled, guided_between, packed, packing_doubt
+from .host.speed import compile_doubt, compiled, packed, packing_doubt
 
 
 class STIVGuidanceInterval(io.ComfyNode):
@@ -29,8 +29,8 @@ class STIVGuidanceInterval(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "A STIV model, or any other that does flow matching; after STIV Guidance "
-                        "where both are used."
+                        "A STIV model, or any other that does flow matching; before or after STIV "
+                        "Guidance."
                     ),
                 ),
                 io.Float.Input(

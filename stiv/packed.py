@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import Mlp
+from .layers import Gelu, Mlp
 from .model import STIVTransformer
 
 
 class PackedForward:
     """The forward of one linear layer, with GELU after it where asked for.
 
+    GELU is left out where something else has become the layer's forward, with this one inside, such
+    as a LoRA beside the weights: what it adds belongs before GELU. See `GeluUnlessPacked`.
     Layers whose weight is exchanged or written to are laid out anew. What oneDNN cannot do is done
     by the layer itself: other devices and dtypes, gradients, and layers that `is_plain` says do
     more than a product.
@@ -35,18 +37,23 @@ class PackedForward:
         self.source: tuple | None = None
         self.packed: Tensor | None = None
 
+    @property
+    def has_gelu(self) -> bool:
+        """Whether what the layer gives now is after GELU."""
+        return self.gelu and vars(self.layer).get("forward") is self
+
     def __call__(self, x: Tensor) -> Tensor:
         weight = self.layer.weight
         if not self._fits(x, weight):
             out = type(self.layer).forward(self.layer, x)
-            return F.gelu(out, approximate="tanh") if self.gelu else out
+            return F.gelu(out, approximate="tanh") if self.has_gelu else out
         version = 0 if weight.is_inference() else weight._version
         # The weight itself, not its address, which another may get once it is gone.
         if self.source is None or self.source[0] is not weight or self.source[1] != version:
             rows = max(1, x.numel() // x.shape[-1])
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
             self.source = weight, version
-        activation = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
+        activation = ("gelu", [], "tanh") if self.has_gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.layer.bias, *activation)
 
     def _fits(self, x: Tensor, weight: Tensor) -> bool:
@@ -58,6 +65,17 @@ class PackedForward:
             and can_pack(x.dtype)
             and self.is_plain(self.layer)
         )
+
+
+class GeluUnlessPacked(Gelu):
+    """The activation after a layer with GELU of its own: does what that one leaves out."""
+
+    def __init__(self, forward: PackedForward):
+        super().__init__()
+        self.packed = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.packed.has_gelu else super().forward(x)
 
 
 @lru_cache
@@ -83,7 +101,8 @@ def pays_off(dtype: torch.dtype) -> bool:
 def packable(model: STIVTransformer) -> Iterator[tuple[str, nn.Module, bool]]:
     """(path, layer, whether GELU follows it) of every linear layer of the blocks.
 
-    GELU follows the first layer of a `stiv.layers.Mlp`, whose activation then has to go.
+    GELU follows the first layer of a `stiv.layers.Mlp`, whose activation then has to become
+    `GeluUnlessPacked`.
     """
     for path, module in model.named_modules():
         if not path.startswith(("blocks.", "decoder_blocks.")):
@@ -98,6 +117,6 @@ def packable(model: STIVTransformer) -> Iterator[tuple[str, nn.Module, bool]]:
 def pack(model: STIVTransformer) -> None:
     """Let the blocks of a model compute with packed weights; in place."""
     for path, layer, gelu in list(packable(model)):
-        layer.forward = PackedForward(layer, gelu)
+        layer.forward = forward = PackedForward(layer, gelu)
         if gelu:
-            model.get_submodule(path.rpartition(".")[0]).activation = nn.Identity()
+            model.get_submodule(path.rpartition(".")[0]).activation = GeluUnlessPacked(forward)

@@ -7,6 +7,7 @@ next is where a conditioning carries its given frames (`_given`).
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import comfy.model_sampling
@@ -44,18 +45,95 @@ def require_flow(model: Any, node: str) -> None:
 
 
 def guide(model: Any, mode: str, image_scale: float, renorm: bool) -> Any:
-    """A copy of the MODEL that samples with this guidance. Raises ValueError for another mode."""
+    """A copy of the MODEL that samples with this guidance, instead of what an earlier node of
+    ours has set; an interval stays. Raises ValueError for another mode."""
     if mode not in MODES:
         raise ValueError(f"guidance mode is {mode!r}: expected one of {', '.join(MODES)}")
     model = model.clone()
-    if mode == "separate":
-        separate = SeparateGuidance(image_scale)
-        model.set_model_sampler_calc_cond_batch_function(separate.predict)
+    separate = SeparateGuidance(image_scale) if mode == "separate" else None
+    _forget_guidance(model.model_options)
+    _let_predict(model, separate and separate.predict)
+    if separate is not None:
         # At cfg 1 the host would leave out the negative, which the image scale still needs.
         model.set_model_sampler_cfg_function(separate.combine, disable_cfg1_optimization=True)
     if renorm:
         model.set_model_sampler_post_cfg_function(renormalized)
     return model
+
+
+def guided_between(model: Any, start: float, end: float) -> Any:
+    """A copy of the MODEL that is guided from `start` to `end` of the sampling only, in 0 … 1.
+
+    Outside, the conditional prediction is taken as it is, and the passes of the unconditional one
+    are left out. Raises ValueError unless 0 <= start < end <= 1.
+    """
+    if not 0 <= start < end <= 1:
+        raise ValueError(
+            f"guidance from {start:g} to {end:g} of the sampling: use a start of 0 or more that "
+            "is below an end of at most 1"
+        )
+    model = model.clone()
+    # Guidance of another kind, which another node has put there, goes on inside.
+    interval = GuidanceInterval(start, end, model.model_options.get(_PREDICT))
+    model.set_model_sampler_calc_cond_batch_function(interval)
+    return model
+
+
+_PREDICT, _COMBINE = "sampler_calc_cond_batch_function", "sampler_cfg_function"
+_AFTER = "sampler_post_cfg_function"
+
+
+def _forget_guidance(options: dict[str, Any]) -> None:
+    """Take what `guide` combines predictions by out of a copy's options. That the host leaves out
+    no negative at cfg 1 stays: others may have asked for it, too."""
+    if _is_ours(options.get(_COMBINE)):
+        del options[_COMBINE]
+    others = [function for function in options.pop(_AFTER, ()) if not _is_ours(function)]
+    if others:
+        options[_AFTER] = others
+
+
+def _let_predict(model: Any, predict: Callable | None) -> None:
+    """Set how the passes of a step are made, within an interval that is there; with None as by
+    other nodes, or by the host."""
+    new = _replaced(model.model_options.pop(_PREDICT, None), predict)
+    if new is not None:
+        model.set_model_sampler_calc_cond_batch_function(new)
+
+
+def _replaced(old: Callable | None, new: Callable | None) -> Callable | None:
+    if isinstance(old, GuidanceInterval):
+        return GuidanceInterval(old.start, old.end, _replaced(old.inner, new))
+    return old if new is None and not _is_ours(old) else new
+
+
+def _is_ours(function: Callable | None) -> bool:
+    return function is renormalized or isinstance(
+        getattr(function, "__self__", None), SeparateGuidance
+    )
+
+
+class GuidanceInterval:
+    """Makes the passes of a step as `inner` does, or the host; outside the conditional one only."""
+
+    def __init__(self, start: float, end: float, inner: Callable | None):
+        self.start, self.end, self.inner = start, end, inner
+
+    def __call__(self, args: dict[str, Any]) -> list[Tensor]:
+        is_guided = self._is_guided(args)
+        if is_guided and self.inner is not None:
+            return self.inner(args)
+        conds = args["conds"] if is_guided else args["conds"][:1]
+        found = comfy.samplers.calc_cond_batch(
+            args["model"], conds, args["input"], args["sigma"], args["model_options"]
+        )
+        return found if is_guided else [found[0]] * len(args["conds"])
+
+    def _is_guided(self, args: dict[str, Any]) -> bool:
+        to_sigma, sigma = args["model"].model_sampling.percent_to_sigma, float(args["sigma"].max())
+        # The first step's noise may be above what the host says of the start, by rounding.
+        has_begun = self.start <= 0 or sigma <= to_sigma(self.start)
+        return has_begun and sigma > to_sigma(self.end)
 
 
 class SeparateGuidance:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import comfy.samplers
 import torch
+from comfy.model_base import BaseModel
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers.torch_compile import (
     COMPILE_KEY,
     TORCH_COMPILE_KWARGS,
     apply_torch_compile_factory,
 )
-from torch import Tensor, nn
+from torch import nn
 
-from ...stiv.packed import PackedForward, packable, pays_off
+from ...stiv.packed import GeluUnlessPacked, PackedForward, packable, pays_off
 
 _NETWORK = "diffusion_model"
 _BACKEND = "inductor"
@@ -28,17 +28,22 @@ _MANY_CASES = {"recompile_limit": 64} if "recompile_limit" in _KNOWN else {}
 def packed(model: Any) -> Any:
     """A copy of the MODEL (a STIV) whose blocks compute with packed weights on a CPU."""
     model = model.clone()
-    for path, layer, gelu in packable(model.model.diffusion_model):
-        model.add_object_patch(f"{_NETWORK}.{path}.forward", PackedForward(layer, gelu, _is_plain))
+    for name, layer, gelu in packable(model.model.diffusion_model):
+        path = f"{_NETWORK}.{name}"
+        forward = PackedForward(layer, gelu, partial(_is_plain, model.model, f"{path}.weight"))
+        model.add_object_patch(f"{path}.forward", forward)
         if gelu:
             mlp = path.rpartition(".")[0]
-            model.add_object_patch(f"{_NETWORK}.{mlp}.activation", nn.Identity())
+            model.add_object_patch(f"{mlp}.activation", GeluUnlessPacked(forward))
     return model
 
 
-def _is_plain(layer: nn.Module) -> bool:
-    """Whether the host does nothing to the weight on its way to the product."""
-    return not (layer.weight_function or layer.bias_function)
+def _is_plain(model: BaseModel, key: str, layer: nn.Module) -> bool:
+    """Whether the product is with the weight as it was loaded: the host does nothing to it on its
+    way, and no hook's lies in its place for a part of a step."""
+    running = model.current_patcher
+    hooked = running is not None and key in running.hook_backup
+    return not (hooked or layer.weight_function or layer.bias_function)
 
 
 def packing_doubt(model: Any) -> str | None:
@@ -118,33 +123,3 @@ def _cannot_compile(device: torch.device) -> str | None:
     elif device.type != "mps":
         return f"torch does not compile for {device.type}"
     return None
-
-
-def guided_between(model: Any, start: float, end: float) -> Any:
-    """A copy of the MODEL that is guided from `start` to `end` of the sampling only, in 0 … 1.
-
-    Outside, the conditional prediction is taken as it is, and the passes of the unconditional one
-    are left out. Raises ValueError unless 0 <= start < end <= 1.
-    """
-    if not 0 <= start < end <= 1:
-        raise ValueError(
-            f"guidance from {start:g} to {end:g} of the sampling: use a start of 0 or more that "
-            "is below an end of at most 1"
-        )
-    model = model.clone()
-    # Guidance of another kind, which another node has put there, goes on inside.
-    inner: Callable | None = model.model_options.get("sampler_calc_cond_batch_function")
-
-    def predict(args: dict[str, Any]) -> list[Tensor]:
-        to_sigma = args["model"].model_sampling.percent_to_sigma
-        is_guided = to_sigma(end) < float(args["sigma"].max()) <= to_sigma(start)
-        if is_guided and inner is not None:
-            return inner(args)
-        conds = args["conds"] if is_guided else args["conds"][:1]
-        found = comfy.samplers.calc_cond_batch(
-            args["model"], conds, args["input"], args["sigma"], args["model_options"]
-        )
-        return found if is_guided else [found[0]] * len(args["conds"])
-
-    model.set_model_sampler_calc_cond_batch_function(predict)
-    return model

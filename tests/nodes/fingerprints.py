@@ -175,16 +175,17 @@ def models(path: Path) -> dict[str, Any]:
     }
 
 
-def write_lora(folder: Path) -> None:
+def write_lora(
+    folder: Path, layer: str = "blocks.0.spatial_attn.qkv", outer: int = 96, name: str = "tiny"
+) -> None:
+    """For a layer of the tiny network that takes its width and gives `outer`."""
     from safetensors.torch import save_file
 
     generator = torch.Generator().manual_seed(9)
-    name = "diffusion_model.blocks.0.spatial_attn.qkv"
-    path = folder / "tiny.safetensors"
     save_file({
-        f"{name}.lora_A.weight": torch.randn(2, 32, generator=generator).half(),
-        f"{name}.lora_B.weight": torch.randn(96, 2, generator=generator).half(),
-    }, path)  # fmt: skip
+        f"diffusion_model.{layer}.lora_A.weight": torch.randn(2, 32, generator=generator).half(),
+        f"diffusion_model.{layer}.lora_B.weight": torch.randn(outer, 2, generator=generator).half(),
+    }, folder / f"{name}.safetensors")  # fmt: skip
 
 
 def taken(path: Path) -> dict[str, str]:

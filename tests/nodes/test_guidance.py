@@ -164,6 +164,37 @@ def test_the_model_that_went_in_is_not_changed(scene: Scene) -> None:
     assert torch.equal(scene.sample(), before)
 
 
+SETTINGS = [("joint", False), ("joint", True), ("separate", False), ("separate", True)]
+
+
+@pytest.mark.parametrize("earlier", SETTINGS, ids=str)
+@pytest.mark.parametrize("later", SETTINGS, ids=str)
+def test_a_later_guidance_replaces_an_earlier_one(scene: Scene, earlier, later) -> None:
+    first = guidance(scene, *earlier, image_scale=4.0)
+    before = scene.but(model=first).sample()
+    both = scene.but(model=guidance(scene.but(model=first), *later))
+    alone = scene.but(model=guidance(scene, *later)).sample()
+    assert torch.equal(both.sample(), alone)
+    given = {"positive": scene.positive, "negative": scene.negative, "cfg": 3.0}
+    settings = {"mode": later[0], "image_scale": 1.5, "renorm": later[1]}
+    assert torch.equal(
+        custom(scene, tiny.run("STIVGuider", model=first, **given, **settings)), alone
+    )
+    assert torch.equal(scene.but(model=first).sample(), before)  # what went in is not changed
+
+
+def test_guidance_of_other_nodes_stays(scene: Scene) -> None:
+    def halved(args: dict[str, Any]) -> Tensor:
+        return args["denoised"] / 2
+
+    model = scene.model.clone()
+    model.set_model_sampler_post_cfg_function(halved)
+    theirs = scene.but(model=model)
+    both = guidance(scene.but(model=guidance(theirs, "separate", renorm=True)), "joint")
+    assert torch.equal(scene.but(model=both).sample(), theirs.sample())
+    assert both.model_options["sampler_post_cfg_function"] == [halved]
+
+
 def test_an_unknown_mode_is_named(scene: Scene) -> None:
     with pytest.raises(ValueError, match="mode is 'both': expected one of joint, separate"):
         guidance(scene, "both")

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from comfy_extras.nodes_hooks import (
+    ConditioningSetProperties,
+    CreateHookKeyframe,
+    CreateHookLoraModelOnly,
+    SetHookKeyframes,
+)
+from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from ComfyUI_STIV.stiv.packed import PackedForward, can_pack
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from tests.nodes import fingerprints, tiny
 from tests.nodes.scenes import Loaded, Scene
@@ -22,10 +32,10 @@ def interval(model: Any, start: float, end: float) -> Any:
     return tiny.run("STIVGuidanceInterval", model=model, start=start, end=end)
 
 
-def passes(model: Any, scene: Scene, **settings) -> tuple[torch.Tensor, int]:
+def passes(model: Any, scene: Scene, **sampler: Any) -> tuple[torch.Tensor, int]:
     """A result, and how many samples went through the network for it."""
     model, seen = shapes_of_forwards(model)
-    made = scene.but(model=model).sample(**settings)
+    made = scene.but(model=model).sample(**sampler)
     return made, sum(shape[0] for shape in seen)
 
 
@@ -41,6 +51,17 @@ def test_passes_outside_are_left_out(scene: Scene, start, end, guided) -> None:
     assert used == 4 + guided
     assert_given(made, scene)
     assert not torch.equal(made, scene.sample(steps=4, scheduler="simple"))
+
+
+@given(shift=st.integers(10, 2000).map(lambda hundredths: hundredths / 100))
+@example(1.82)
+@example(4.03)
+@settings(max_examples=20, deadline=None)
+def test_a_start_of_nothing_is_the_first_step(scene: Scene, shift: float) -> None:
+    """For many shifts the host's first step is a rounding noisier than where it says it begins."""
+    shifted = tiny.run(ModelSamplingSD3, model=scene.model, shift=shift)
+    _, used = passes(interval(shifted, 0.0, 0.8), scene, steps=1)
+    assert used == 2
 
 
 def test_outside_it_samples_without_guidance(scene: Scene) -> None:
@@ -72,6 +93,16 @@ def test_goes_with_other_guidance(scene: Scene, mode: str, renorm: bool) -> None
     assert torch.isfinite(custom(scene, guider)).all()
 
 
+@pytest.mark.parametrize("mode", ["joint", "separate"])
+@pytest.mark.parametrize("renorm", [False, True])
+def test_comes_before_or_after_other_guidance(scene: Scene, mode: str, renorm: bool) -> None:
+    after = interval(guidance(scene, mode, renorm), 0.0, 0.5)
+    before = interval(guidance(scene, "separate", True, 4.0), 0.0, 0.5)  # replaced
+    before = guidance(scene.but(model=before), mode, renorm)
+    (made, used), wanted = passes(before, scene, steps=4), passes(after, scene, steps=4)
+    assert torch.equal(made, wanted[0]) and used == wanted[1]
+
+
 def test_an_interval_that_is_none_is_refused(scene: Scene) -> None:
     for start, end in ((0.6, 0.6), (0.8, 0.2)):
         with pytest.raises(ValueError, match=f"STIV Guidance Interval: .*{start:g} to {end:g}"):
@@ -93,6 +124,10 @@ def pays(monkeypatch) -> None:
     monkeypatch.setattr(speed, "pays_off", can_pack)
 
 
+def relative(made: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((made - wanted).norm() / wanted.norm())
+
+
 def packings(model: Any) -> list[PackedForward]:
     return [of for of in model.object_patches.values() if isinstance(of, PackedForward)]
 
@@ -102,7 +137,7 @@ def test_the_video_stays_the_same_but_for_rounding(scene: Scene, pays) -> None:
     plain = scene.sample()
     model = faster(scene.model)
     made = scene.but(model=model).sample()
-    assert (made - plain).norm() / plain.norm() < 1e-4
+    assert relative(made, plain) < 1e-4
     assert all(forward.packed is not None for forward in packings(model))
     assert torch.equal(scene.sample(), plain)  # the other copy of the MODEL computes as before
 
@@ -113,8 +148,8 @@ def test_loras_come_before_or_after(scene: Scene, folders, order: str, pays) -> 
     fingerprints.write_lora(folders["loras"])
 
     def with_lora(model: Any, strength: float) -> Any:
-        settings = {"lora_name": "tiny.safetensors", "strength_model": strength}
-        return tiny.run("LoraLoaderModelOnly", model=model, **settings)
+        lora = {"lora_name": "tiny.safetensors", "strength_model": strength}
+        return tiny.run("LoraLoaderModelOnly", model=model, **lora)
 
     model = faster(scene.model)
     for strength in (1.0, -0.5, 0.0):  # on, other, off: weights change under the packed ones
@@ -124,7 +159,48 @@ def test_loras_come_before_or_after(scene: Scene, folders, order: str, pays) -> 
         else:
             both = with_lora(model, strength)
         made = scene.but(model=both).sample()
-        assert (made - plain).norm() / plain.norm() < 1e-4
+        assert relative(made, plain) < 1e-4
+
+
+@needs_packing
+@pytest.mark.parametrize("order", ["lora, packed", "packed, lora"])
+def test_loras_beside_the_weights_come_before_or_after(
+    scene: Scene, folders, order: str, pays
+) -> None:
+    """Such a LoRA adds to what a layer gives, before the activation that follows."""
+    fingerprints.write_lora(folders["loras"], "blocks.0.mlp.fc1", 128, "beside")
+
+    def with_lora(model: Any) -> Any:
+        lora = {"lora_name": "beside.safetensors", "strength_model": 1.0}
+        return tiny.run(LoraLoaderBypassModelOnly, model=model, **lora)
+
+    plain = scene.but(model=with_lora(scene.model)).sample()
+    assert relative(plain, scene.sample()) > 1e-2
+    first, then = (with_lora, faster) if order == "lora, packed" else (faster, with_lora)
+    assert relative(scene.but(model=then(first(scene.model))).sample(), plain) < 1e-4
+
+
+@needs_packing
+@pytest.mark.parametrize("where", ["positive", "negative"])
+def test_loras_of_a_conditioning_are_followed_and_leave_nothing(
+    scene: Scene, folders, where: str, pays
+) -> None:
+    """The host writes them into the weights and out again within every step."""
+    fingerprints.write_lora(folders["loras"])
+    hooks = tiny.run(CreateHookLoraModelOnly, lora_name="tiny.safetensors", strength_model=1.0)
+    frame = {"strength_mult": 0.5, "start_percent": 0.5}
+    keys = tiny.run(CreateHookKeyframe, strength_mult=1.0, start_percent=0.0)
+    keys = tiny.run(CreateHookKeyframe, **frame, prev_hook_kf=keys)
+    hooks = tiny.run(SetHookKeyframes, hooks=hooks, hook_kf=keys)
+    props = {"strength": 1.0, "set_cond_area": "default", "hooks": hooks}
+    cond = tiny.run(ConditioningSetProperties, cond_NEW=getattr(scene, where), **props)
+    hooked = scene.but(**{where: cond})
+    without, plain = scene.sample(), hooked.sample()
+    assert relative(plain, without) > 1e-2
+    model = faster(scene.model)
+    for _ in range(2):
+        assert relative(hooked.but(model=model).sample(), plain) < 1e-4
+        assert relative(scene.but(model=model).sample(), without) < 1e-4
 
 
 def test_where_nothing_can_be_packed_it_says_so(loaded: Loaded, monkeypatch) -> None:

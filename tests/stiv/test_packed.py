@@ -89,10 +89,23 @@ def test_weights_that_change_are_followed() -> None:
         assert is_right()
 
 
+@needs_packing
+def test_what_is_added_to_a_layer_comes_before_gelu() -> None:
+    plain = network()
+    packed = copy.deepcopy(plain)
+    pack(packed)
+    for model in (plain, packed):  # as a LoRA beside the weights
+        layer = model.blocks[0].mlp.fc1
+        layer.forward = lambda x, inner=layer.forward: inner(x) + x.mean(-1, keepdim=True)
+    given = inputs(2, 4, 4)
+    assert relative(packed(**given), plain(**given)) < 1e-5
+
+
 def test_what_cannot_be_packed_is_done_plainly() -> None:
     layer = nn.Linear(8, 8)
-    forward, x = PackedForward(layer, gelu=True), torch.randn(3, 8, requires_grad=True)
+    x = torch.randn(3, 8, requires_grad=True)
     wanted = nn.functional.gelu(layer(x), approximate="tanh")
+    layer.forward = forward = PackedForward(layer, gelu=True)
     assert torch.equal(forward(x), wanted)
     forward(x).sum().backward()
     assert forward.packed is None and layer.weight.grad.any()  # gradients flow
