@@ -264,7 +264,9 @@ def test_accelerate_reads_its_config(name) -> None:
 SBATCH = ROOT / "training" / "slurm" / "train.sbatch"
 
 FAKE_SRUN = """#!/bin/bash
+overlaps=$1
 while [[ $1 == --* ]]; do shift; done
+if [ "$overlaps" == --overlap ] && [ "$STIV_SLOW" == signalling ]; then "$@"; exec sleep 1; fi
 exec "$@"
 """
 FAKE_SCONTROL = """#!/bin/bash
@@ -280,8 +282,10 @@ wait $!
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Slurm is not there")
-def test_slurm_script_saves_before_the_limit_and_queues_again(tmp_path) -> None:
-    """The script itself, with stand-ins for Slurm's commands and for the launcher."""
+@pytest.mark.parametrize("slow", ["run", "signalling"])
+def test_slurm_script_saves_before_the_limit_and_queues_again(tmp_path, slow: str) -> None:
+    """The script itself, with stand-ins for Slurm's commands and for the launcher. slow: which of
+    the run and of the step that signals it ends last."""
     subprocess.run(["bash", "-n", SBATCH], check=True)
     for name, text in (("srun", FAKE_SRUN), ("scontrol", FAKE_SCONTROL), ("python", FAKE_PYTHON)):
         (tmp_path / name).write_text(text)
@@ -298,6 +302,7 @@ def test_slurm_script_saves_before_the_limit_and_queues_again(tmp_path) -> None:
         **{f"SLURM_{key}": value for key, value in slurm.items()},
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "STIV_TEST": str(tmp_path),
+        "STIV_SLOW": slow,
         "TMPDIR": str(tmp_path),
     }
     job = subprocess.Popen(
