@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stiv.checkpoint import read_checkpoint
@@ -37,6 +38,7 @@ class Networks(nn.ModuleDict):
 
     dtype: to compute in, whatever the weights are held in; None: theirs. tokenizer: of the small
     text encoder. text_cache: states of a frozen one, from the disk or of a few prompts.
+    compiled: whether blocks are compiled, once for each length of text.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Networks(nn.ModuleDict):
         dtype: torch.dtype | None = None,
         tokenizer: Tokenizer | None = None,
         text_cache: TextCache | TextStates | None = None,
+        compiled: bool = False,
     ):
         transformer = STIVTransformer(model, operations=Operations, attention=short_attention)
         parts = {"diffusion_model": transformer}
@@ -54,6 +57,7 @@ class Networks(nn.ModuleDict):
             parts["text_encoder"] = TextEncoder(text, operations=Operations)
         super().__init__(parts)
         self.dtype, self.tokenizer, self.text_cache = dtype, tokenizer, text_cache
+        self.compiled = compiled
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> Networks:
@@ -62,7 +66,8 @@ class Networks(nn.ModuleDict):
         if config.text.encoder != "nano":
             from .caches.text import TextCache
 
-            networks = cls(model, dtype=dtype, text_cache=TextCache(config.text.cache))
+            cache = TextCache(config.text.cache)
+            networks = cls(model, dtype=dtype, text_cache=cache, compiled=config.engine.compile)
         else:
             tokenizer = Tokenizer(vocabulary_of(config), config.text.max_tokens)
             sizes = {key: getattr(config.text, key) for key in ("width", "depth", "heads")}
@@ -93,11 +98,13 @@ class Networks(nn.ModuleDict):
         """What `forward` needs to know of the captions: tokens, or states from the text cache."""
         if self.tokenizer is None:
             states, mask, pooled = self.text_cache.get(captions)
+            if self.compiled:
+                more = _few_lengths(mask.shape[1]) - mask.shape[1]
+                states, mask = F.pad(states, (0, 0, 0, more)), F.pad(mask, (0, more))
             prompt = {"states": states, "mask": mask}
             return prompt if pooled is None else {**prompt, "pooled": pooled}
         tokens, mask = self.tokenizer.encode_batch(captions)
-        # Few different lengths: compiled blocks are compiled once for each.
-        longest = -(-int(mask.sum(1).max()) // _LENGTH_STEP) * _LENGTH_STEP
+        longest = _few_lengths(int(mask.sum(1).max()))
         return {"tokens": tokens[:, :longest], "mask": mask[:, :longest]}
 
     def forward(
@@ -140,3 +147,8 @@ class Networks(nn.ModuleDict):
         """`forward` for captions as text."""
         prompt = {k: v.to(x.device) for k, v in self.prompts(captions).items()}
         return self(x, t, prompt, **more)
+
+
+def _few_lengths(tokens: int) -> int:
+    """At least so many tokens, of few different lengths: compiled blocks are compiled for each."""
+    return -(-tokens // _LENGTH_STEP) * _LENGTH_STEP

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from stiv.config import STIVConfig
 from stiv.flow import flow_loss
@@ -115,6 +116,53 @@ def test_compiled_blocks_give_the_same_step(mode: str) -> None:
     found, gradients = step(networks)
     assert found == expected
     assert all(difference(gradients[name], others[name]) < 2**-8 for name in others)
+
+
+class Texts:
+    """A text cache of captions that are their own number of tokens."""
+
+    def get(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        lengths = torch.tensor([int(caption) for caption in captions])
+        rows = torch.randn(16, 24, generator=torch.Generator().manual_seed(3))
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        return rows[: mask.shape[1]] * mask[..., None], mask, rows[lengths - 1]
+
+
+def cached(compiled: bool) -> Networks:
+    networks = Networks(MODEL, text_cache=Texts(), compiled=compiled)
+    networks.load_state_dict({k: v for k, v in build(None).state_dict().items() if "diff" in k})
+    return networks
+
+
+def run(networks: Networks, *lengths: int) -> Tensor:
+    x = torch.randn(LATENTS, generator=torch.Generator().manual_seed(2))
+    return networks.velocity(x, torch.tensor([0.2, 0.7]), [str(n) for n in lengths])
+
+
+def test_compiled_blocks_see_few_lengths_of_cached_text() -> None:
+    """A compilation for every longest caption of a batch would take longer than the training."""
+    networks, plain = cached(True), cached(False)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    set_checkpointing(networks["diffusion_model"], "none", compiled=True, backend=counter)
+    for longest in range(1, 9):
+        torch.testing.assert_close(run(networks, longest, 1), run(plain, longest, 1))
+    once = counter.frame_count
+    assert once > 0
+    run(networks, 12, 9)
+    assert counter.frame_count == 2 * once
+    assert networks.prompts(["12", "9"])["mask"].sum(1).tolist() == [12, 9]
+    assert plain.prompts(["12", "9"])["states"].shape[1] == 12
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_recipe_says_whether_blocks_are_compiled(tiny, monkeypatch, compiled: bool) -> None:
+    monkeypatch.setattr("training.caches.text.TextCache", lambda folder: Texts())
+    sizes = {"width": 48, "depth": 1, "heads": 3, "text_width": 1280, "pooled_width": 1280}
+    text = {"encoder": "clip_g", "cache": "cache"}
+    config = tiny(text=text, **{"model.changes": sizes, "engine.compile": compiled})
+    networks = Networks.from_config(config)
+    assert networks.prompts(["5", "3"])["mask"].shape[1] == (8 if compiled else 5)
 
 
 def test_bfloat16_is_near_float32() -> None:
