@@ -6,7 +6,9 @@ import { cfgOwner } from "./guidance/owner.mjs";
 import { USUAL, moved, placeOf, spanOf, strengthsAt } from "./guidance/pad.mjs";
 import { words } from "./guidance/words.mjs";
 import { fill, h } from "./lib/dom.mjs";
-import { addPanel, isWired, onValues, remember, setWidget, widgetOf } from "./lib/nodes.mjs";
+import {
+  addPanel, isWired, onValues, remember, setWidget, whileOnGraph, widgetOf,
+} from "./lib/nodes.mjs";
 import { often } from "./lib/ticker.mjs";
 import { from } from "./lib/words.mjs";
 
@@ -80,13 +82,14 @@ function addPad(node) {
 
   onValues(node, ["cfg", "mode", "image_scale"], draw);
   let shown = "";
-  const stop = often(() => {
+  const look = () => {
     const { owner, ...rest } = stateOf(node);
     const now = JSON.stringify([owner?.id, owner?.title, rest]);
     if (now !== shown) draw();
     shown = now;
-  });
-  addPanel(node, "stiv_pad", panel, { minHeight: 210, onRemove: stop });
+  };
+  addPanel(node, "stiv_pad", panel, { minHeight: 210 });
+  whileOnGraph(node, () => often(look));
   draw();
 }
 

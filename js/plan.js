@@ -3,13 +3,13 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-import { addPanel, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
+import { addPanel, onValues, remember, setWidget, whileOnGraph, widgetOf } from "./lib/nodes.mjs";
 import { from } from "./lib/words.mjs";
 import { promptAround } from "./plan/graph.mjs";
 import { Memory } from "./plan/memory.mjs";
 import { MAKER, PLANNERS, dryRun, planOf, plannerOf, setupOf } from "./plan/prompt.mjs";
 import { rowsOf, totalsOf } from "./plan/rows.mjs";
-import { Run, remember } from "./plan/run.mjs";
+import { Run, learn } from "./plan/run.mjs";
 import { randomSeed, withSeed, withoutSeed } from "./plan/seeds.mjs";
 import { PlanSource } from "./plan/source.mjs";
 import { planView } from "./plan/view.mjs";
@@ -60,15 +60,17 @@ class Panel {
       check: () => this.#check(),
     };
     this.view = planView(actions, { plain: this.plain });
-    panels.add(this);
     addPanel(node, "stiv_plan", this.view.element, {
       minHeight: this.plain ? 170 : 230,
       minWidth: 320,
-      onRemove: () => panels.delete(this),
     });
     onValues(node, (node.widgets ?? []).map((widget) => widget.name), refreshSoon);
     this.draw();
-    refreshSoon();
+    whileOnGraph(node, () => {
+      panels.add(this);
+      refreshSoon();
+      return () => panels.delete(this);
+    });
   }
 
   /** The id of STIV Long Video in a prompt, if this is its panel. */
@@ -136,7 +138,7 @@ class Panel {
     const text = String(widget.value ?? "");
     const next = seed === null ? withoutSeed(text, segment.place) : withSeed(text, segment.place, seed);
     setWidget(node, "seeds", next);
-    app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
+    remember(app);
     refresh();
   }
 
@@ -169,14 +171,14 @@ function told(event) {
     const run = new Run(event);
     const whole = event.prompt ? planOf(event.prompt, event.node) : null;
     if (event.kind === "start") runs.set(event.node, { run, setup, whole });
-    remember(memory, setup, run, event);
+    learn(memory, setup, run, event);
     refreshSoon();
   } else {
     const { run, setup } = runs.get(event.node) ?? {};
     if (run?.id !== event.run) return;
     if (event.kind === "segment") run.segment(event);
     if (event.kind === "end") run.end(event);
-    remember(memory, setup, run, event);
+    learn(memory, setup, run, event);
   }
   if (event.kind === "end" || event.kind === "check") store();
 }

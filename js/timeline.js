@@ -3,7 +3,10 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-import { addPanel, isWired, onNode, onValues, setWidget, widgetOf } from "./lib/nodes.mjs";
+import {
+  addPanel, isOnGraph, isWired, onNode, onValues, setWidget, whileOnGraph, widgetOf,
+} from "./lib/nodes.mjs";
+import { often } from "./lib/ticker.mjs";
 import { Timeline } from "./timeline/widget.mjs";
 
 const SIZE = { minHeight: 232, minWidth: 480 };
@@ -25,6 +28,11 @@ function addTimeline(node) {
     commit: (value) => inOneStep(() => setWidget(node, "timeline", value)),
     frames: () => Math.max(1, Math.round(Number(widgetOf(node, "frames")?.value)) || 1),
     isWired: (name) => isWired(node, name),
+    isHere: () => isOnGraph(node),
+    warn: (detail) => {
+      const summary = node.title;
+      app.extensionManager?.toast?.add({ severity: "warn", summary, detail, life: 10_000 });
+    },
   });
   onValues(node, ["frames", "timeline"], () => timeline.refresh());
   const hasFiles = (event) => Boolean(event.dataTransfer?.types?.includes("Files"));
@@ -36,7 +44,14 @@ function addTimeline(node) {
   };
   addPanel(node, "stiv_timeline", timeline.root, { ...SIZE, always: true });
   onNode(node, "onConfigure", () => (timeline.wasLoaded = true));
-  onNode(node, "onRemoved", () => timeline.close());
+  whileOnGraph(node, () => {
+    timeline.open();
+    const stop = often(() => timeline.sharpen());
+    return () => {
+      stop();
+      timeline.close();
+    };
+  });
 }
 
 /** Names a node among all of this page, also after it was made anew. */

@@ -1,6 +1,7 @@
 /** What a graph asks of a model, as far as its widgets tell before a run. */
 
 import { downstream, inputOf, sourceOf } from "../lib/links.mjs";
+import { isWired, widgetOf } from "../lib/nodes.mjs";
 import { read, taken } from "../timeline/state.mjs";
 import { positionsOf, tasksOf } from "./tasks.mjs";
 
@@ -108,6 +109,5 @@ function placedBy(node, frames) {
 
 /** What a widget holds; null where it comes by wire. */
 function valueOf(node, name) {
-  const wired = node.inputs?.some((input) => input.widget?.name === name && input.link != null);
-  return wired ? null : (node.widgets?.find((widget) => widget.name === name)?.value ?? null);
+  return isWired(node, name) ? null : (widgetOf(node, name)?.value ?? null);
 }

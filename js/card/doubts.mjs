@@ -16,7 +16,10 @@ export function doubts(card, ask) {
   if (!rows.length) return [{ key: "card.no_task", values: { task: ask.tasks[0] } }];
   if (rows.some((row) => SIDES.every((side) => within(ask[side], row[side])))) return [];
   const outside = SIDES.filter((side) => !rows.some((row) => within(ask[side], row[side])));
-  if (!outside.length) return [{ key: "card.no_such_size", values: { ...ask, node: undefined } }];
+  if (!outside.length) {
+    const sides = SIDES.map((side) => [side, ask[side] ?? "?"]); // a wire or a plan decides
+    return [{ key: "card.no_such_size", values: Object.fromEntries(sides) }];
+  }
   return outside.map((side) => ({
     key: `card.other_${side}`,
     values: { asked: ask[side], trained: spans(rows.map((row) => row[side])) },

@@ -1,6 +1,7 @@
 /** Whose widget holds the strength of the prompt. */
 
 import { downstream } from "../lib/links.mjs";
+import { isWired } from "../lib/nodes.mjs";
 
 /**
  * The node with the cfg that steers this node's guidance: itself, or the one sampler that its
@@ -17,8 +18,7 @@ export function cfgOwner(node) {
         .filter(hasCfg);
   if (samplers.length !== 1) return { node: null, why: samplers.length ? "several" : "none" };
   const [owner] = samplers;
-  const wired = owner.inputs?.some((input) => input.widget?.name === "cfg" && input.link != null);
-  return wired ? { node: null, why: "wired" } : { node: owner, why: null };
+  return isWired(owner, "cfg") ? { node: null, why: "wired" } : { node: owner, why: null };
 }
 
 function hasCfg(node) {

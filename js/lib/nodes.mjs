@@ -1,6 +1,7 @@
 /** What several of the pack's widgets need of the host's nodes; the same in both renderers. */
 
 import { useStyles } from "./dom.mjs";
+import { often } from "./ticker.mjs";
 
 /** The widget of a node by its name, or undefined. */
 export function widgetOf(node, name) {
@@ -51,12 +52,12 @@ export function onWidget(widget, hook) {
  * @param {object} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{minHeight?: number, minWidth?: number, always?: boolean, onRemove?: () => void}} [options]
+ * @param {{minHeight?: number, minWidth?: number, always?: boolean}} [options]
  *   sizes in pixels at zoom 1, the width being the node's; `always` for what the node cannot do
  *   without, which the setting STIV.Panels.Show leaves alone
  */
 export function addPanel(node, name, element, options = {}) {
-  const { minHeight = 60, minWidth = 270, always = false, onRemove } = options;
+  const { minHeight = 60, minWidth = 270, always = false } = options;
   useStyles();
   element.classList.add("stiv-panel");
   element.style.minHeight = `${minHeight}px`;
@@ -67,20 +68,20 @@ export function addPanel(node, name, element, options = {}) {
   });
   widget.serialize = false;
   const panel = { node, widget, element, height: minHeight };
-  if (!always) panels.add(panel);
   show(panel, shown || always);
+  if (!always) {
+    whileOnGraph(node, () => {
+      panels.add(panel);
+      show(panel, shown);
+      return () => panels.delete(panel);
+    });
+  }
   growToFit(node, minWidth);
   element.dataset.panel = name;
   onNode(node, "onConfigure", () => {
     growToFit(node, minWidth);
     requestAnimationFrame(() => takePlace(node, name, element));
   });
-  const before = widget.onRemove;
-  widget.onRemove = function () {
-    before?.call(this);
-    panels.delete(panel);
-    onRemove?.();
-  };
   return widget;
 }
 
@@ -110,7 +111,7 @@ function show({ widget, element }, on) {
  * its place.
  */
 function takePlace(node, name, element) {
-  if (element.isConnected) return;
+  if (element.isConnected || !isOnGraph(node)) return;
   const inNode = `[data-node-id="${CSS.escape(String(node.id))}"]`;
   document.querySelector(`${inNode} [data-panel="${name}"]`)?.replaceWith(element);
 }
@@ -136,6 +137,44 @@ export function onNode(node, method, hook) {
     }
     return result;
   };
+}
+
+/**
+ * Call `begin` when a node comes on the open graph, and what it returns when the node goes.
+ *
+ * The host tells of every node that comes, but makes some that never do (to copy from), and drops
+ * those inside subgraphs without a word when undo or another workflow takes the graph's place: so
+ * it is looked at as well.
+ *
+ * @param {object} node
+ * @param {() => () => void} begin
+ */
+export function whileOnGraph(node, begin) {
+  let end = null;
+  const stop = () => {
+    end?.();
+    end = null;
+  };
+  const start = () => {
+    if (end) return;
+    const done = begin();
+    const unwatch = often(() => isOnGraph(node) || stop());
+    end = () => {
+      unwatch();
+      done();
+    };
+  };
+  onNode(node, "onAdded", start);
+  onNode(node, "onRemoved", stop);
+  if (isOnGraph(node)) start();
+}
+
+/** Whether a node is on the open graph, or in a subgraph of it that is still in use. */
+export function isOnGraph(node) {
+  const { graph } = node;
+  const root = graph?.rootGraph;
+  if (graph?.getNodeById(node.id) !== node) return false;
+  return graph === root || root.subgraphs.get(graph.id) === graph;
 }
 
 /** Whether a widget's value comes by a wire, so that what the widget holds does not count. */

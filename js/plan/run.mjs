@@ -85,7 +85,7 @@ export class Run {
 }
 
 /** Put what an event says into the memory, under the setup that the run began with. */
-export function remember(memory, setup, run, event) {
+export function learn(memory, setup, run, event) {
   if (!setup) return;
   const content = (name) => run.rows.get(name)?.content;
   if (event.kind === "start" || event.kind === "check") rememberOutlook(memory, setup, event);

@@ -9,15 +9,17 @@ const say = from(words);
 
 /**
  * Upload files and place them from a frame on. What cannot be uploaded is said; the rest is placed
- * as one step. Nothing happens any more when the node is gone before they are there.
+ * as one step, on the node that stands in this one's place by then: undo makes it anew.
  *
  * @param {import("./widget.mjs").Timeline} timeline
  * @param {File[]} files
  * @param {number} at
+ * @param {(key: string) => import("./widget.mjs").Timeline|undefined} stripOf a node's strip, by
+ *   its key
  */
-export async function addFiles(timeline, files, at) {
+export async function addFiles(timeline, files, at, stripOf) {
   if (timeline.isLocked()) return;
-  const { api } = timeline.host;
+  const key = timeline.host.key();
   const troubles = files
     .filter((file) => !kindOf(file))
     .map(({ name }) => say("timeline.not_a_picture", { name }));
@@ -26,20 +28,36 @@ export async function addFiles(timeline, files, at) {
   timeline.pending.push(...marks);
   timeline.changed();
   const uploaded = [];
-  for (const [done, file] of wanted.entries()) {
-    const key = wanted.length > 1 ? "timeline.uploading_many" : "timeline.uploading";
-    timeline.announce(say(key, { name: file.name, done: done + 1, count: wanted.length }));
-    try {
-      const stored = await upload(api, file);
-      uploaded.push({ ...stored, thumb: await thumbnail(api, file, stored.file) });
-    } catch (error) {
-      if (!(error instanceof UploadError)) throw error;
-      troubles.push(say(error.key, error.values));
+  try {
+    for (const [done, file] of wanted.entries()) {
+      const now = wanted.length > 1 ? "timeline.uploading_many" : "timeline.uploading";
+      timeline.announce(say(now, { name: file.name, done: done + 1, count: wanted.length }));
+      const found = await uploadOne(timeline.host, file, troubles);
+      if (found) uploaded.push(found);
     }
-    if (timeline.isGone) return;
+  } finally {
+    timeline.pending = timeline.pending.filter((mark) => !marks.includes(mark));
   }
-  timeline.pending = timeline.pending.filter((mark) => !marks.includes(mark));
-  place(timeline, uploaded, at, troubles);
+  const strip = timeline.host.isHere() ? timeline : stripOf(key);
+  if (strip && !strip.isLocked()) return place(strip, uploaded, at, troubles);
+  if (uploaded.length) {
+    const names = uploaded.map(state.nameOf).join(", ");
+    troubles.push(say("timeline.not_placed", { names }));
+  }
+  if (strip) strip.complain(troubles.join(" "));
+  else if (uploaded.length) timeline.host.warn(troubles.join(" "));
+}
+
+/** A file as the timeline holds it; null with what went wrong added to `troubles`. */
+async function uploadOne({ api }, file, troubles) {
+  try {
+    const stored = await upload(api, file);
+    return { ...stored, thumb: await thumbnail(api, file, stored.file) };
+  } catch (error) {
+    if (!(error instanceof UploadError)) throw error;
+    troubles.push(say(error.key, error.values));
+    return null;
+  }
 }
 
 /** Where the files will about be, to be shown while they are on their way. */

@@ -5,6 +5,7 @@ export const ACCEPT = "image/*,video/*";
 
 const CLIP = /\.(mp4|m4v|mov|webm|mkv|avi)$/i;
 const PICTURE = /\.(png|jpe?g|webp|gif|bmp|tiff?|avif)$/i;
+const WAIT = { load: 20_000, frame: 50, tries: 20 }; // milliseconds
 const THUMB = { side: 72, most: 2048, qualities: [0.7, 0.5, 0.3, 0.15] };
 
 /** "picture", "clip", or null for what is neither. */
@@ -37,7 +38,9 @@ export async function upload(api, file) {
   body.append("type", "input");
   const answer = await reach(api, "/upload/image", name, { method: "POST", body });
   if (!answer.ok) throw new UploadError("timeline.refused", { name, status: statusOf(answer) });
-  const stored = await answer.json();
+  const stored = await answer.json().catch(() => {
+    throw new UploadError("timeline.refused", { name, status: statusOf(answer) });
+  });
   const path = stored.subfolder ? `${stored.subfolder}/${stored.name}` : stored.name;
   const seen = await ask(api, path);
   if (seen.error) throw new UploadError("timeline.unreadable", { name, error: seen.error });
@@ -75,16 +78,12 @@ export function isPicture(path) {
  */
 export async function thumbnail(api, file, path) {
   const isClip = kindOf(file) === "clip";
-  // A busy browser may refuse a video for a moment.
-  for (let attempts = isClip ? 2 : 1; attempts > 0; attempts--) {
-    try {
-      const found = isClip ? firstFrame(api.apiURL(viewPath(path))) : createImageBitmap(file);
-      return smallest(await found);
-    } catch {
-      continue;
-    }
+  try {
+    const found = isClip ? firstFrame(api.apiURL(viewPath(path))) : createImageBitmap(file);
+    return smallest(await found);
+  } catch {
+    return ""; // the strip shows the name instead
   }
-  return ""; // the strip shows the name instead
 }
 
 function smallest(source) {
@@ -104,7 +103,7 @@ function smallest(source) {
   return "";
 }
 
-/** The first frame of a video that the server shows. */
+/** The first frame of a video that the server shows; an error where the browser plays none of it. */
 export async function firstFrame(url) {
   const video = document.createElement("video");
   video.muted = true;
@@ -114,10 +113,27 @@ export async function firstFrame(url) {
     await new Promise((resolve, reject) => {
       video.onloadeddata = resolve;
       video.onerror = () => reject(new Error("no video that this browser plays"));
+      setTimeout(() => reject(new Error("the server sends no frame of it")), WAIT.load);
     });
-    return await createImageBitmap(video);
+    return await bitmapOf(video);
   } finally {
-    video.removeAttribute("src"); // stops loading
+    video.removeAttribute("src");
+    video.load(); // or it goes on loading
+  }
+}
+
+/**
+ * The frame that a video shows. A busy browser says that there is one a moment before it can be
+ * had: the two come to the page by different threads.
+ */
+async function bitmapOf(video) {
+  for (let tries = 1; ; tries++) {
+    try {
+      return await createImageBitmap(video);
+    } catch (error) {
+      if (error.name !== "InvalidStateError" || tries === WAIT.tries) throw error;
+      await new Promise((resolve) => setTimeout(resolve, WAIT.frame));
+    }
   }
 }
 

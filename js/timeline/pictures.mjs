@@ -59,9 +59,15 @@ export class Pictures {
     const key = `${seen.sha256} ${item.file}`;
     if (!this.bitmaps.has(key)) {
       this.bitmaps.set(key, null);
-      this.enqueue(async () => this.bitmaps.set(key, await this.load(item.file)));
+      this.enqueue(() => this.keep(key, item.file));
     }
     return this.bitmaps.get(key) ?? thumb;
+  }
+
+  async keep(key, file) {
+    const bitmap = await this.load(file);
+    if (this.isClosed) bitmap?.close();
+    else this.bitmaps.set(key, bitmap);
   }
 
   /** A picture, or the first frame of a clip. */

@@ -21,6 +21,13 @@ const LEFT_MS = 500;
 
 /** How each node's strip was looked at, by the node's key. */
 const views = new Map();
+/** Those on the open graph. */
+const strips = new Set();
+
+/** The strip of a node on the open graph, by the node's key; undefined where there is none. */
+function stripOf(key) {
+  return [...strips].find(({ host }) => host.isHere() && host.key() === key);
+}
 
 export class Timeline {
   /**
@@ -31,6 +38,8 @@ export class Timeline {
    * @param {(text: string) => void} host.commit sets it, as one step of the front end's history
    * @param {() => number} host.frames
    * @param {(name: string) => boolean} host.isWired whether an input comes by wire
+   * @param {() => boolean} host.isHere whether the node is on the open graph
+   * @param {(message: string) => void} host.warn says something where the strip cannot
    */
   constructor(host) {
     this.host = host;
@@ -46,23 +55,27 @@ export class Timeline {
     this.held = null;
     this.pending = []; // `{name, at}` of files that are being uploaded
     this.trouble = ""; // what went wrong last, until the next change
-    this.isGone = false;
+    this.isGone = true; // until the node is on the graph
     this.wasLoaded = false; // from a workflow, not added by hand
     this.leftAt = 0; // when the focus went, Infinity while it is here
-    this.pictures = new Pictures(host.api, () => this.changed());
     this.draw = onFrame(() => this.paint());
     this.parts = build(this);
     this.root = this.parts.root;
-    this.listen();
-    this.refresh();
+    this.resizing = new ResizeObserver(() => this.fit());
+    this.stopPointer = followPointer(this);
+    const { stage, root } = this.parts;
+    stage.addEventListener("keydown", (event) => onKey(this, event));
+    root.addEventListener("focusin", () => (this.leftAt = Infinity));
+    root.addEventListener("focusout", () => (this.leftAt = performance.now()));
   }
 
-  listen() {
-    const { stage, root } = this.parts;
-    this.resizing = new ResizeObserver(() => this.fit());
-    this.resizing.observe(stage);
-    this.stopPointer = followPointer(this);
-    stage.addEventListener("keydown", (event) => onKey(this, event));
+  /** The node is on the graph: show what it holds, and listen. */
+  open() {
+    Object.assign(this, { isGone: false, text: null });
+    for (const strip of strips) if (!strip.host.isHere()) strip.close();
+    strips.add(this);
+    this.pictures = new Pictures(this.host.api, () => this.changed());
+    this.resizing.observe(this.parts.stage);
     this.outside = new AbortController();
     const { signal } = this.outside;
     const again = () => this.pictures.check(this.items, true);
@@ -71,13 +84,14 @@ export class Timeline {
       // before the host's own, which would copy and paste nodes
       window.addEventListener(kind, (event) => this.clipboard(event), { capture: true, signal });
     }
-    root.addEventListener("focusin", () => (this.leftAt = Infinity));
-    root.addEventListener("focusout", () => (this.leftAt = performance.now()));
+    this.refresh();
   }
 
   /** The node is gone: nothing that comes late does anything. */
   close() {
+    if (this.isGone) return;
     this.isGone = true;
+    strips.delete(this);
     const now = performance.now();
     const seen = views.get(this.key);
     if (seen) Object.assign(seen, { closedAt: now, hadFocus: now - this.leftAt < LEFT_MS });
@@ -89,6 +103,7 @@ export class Timeline {
 
   /** Read the widgets' values anew. */
   refresh() {
+    if (this.isGone) return;
     const { text, frames } = { text: this.host.text(), frames: this.host.frames() };
     if (text === this.text && frames === this.frames) return this.changed();
     const before = this.chosen;
@@ -256,7 +271,7 @@ export class Timeline {
   }
 
   add(files, at = this.cursor) {
-    return addFiles(this, files, at);
+    return addFiles(this, files, at, stripOf);
   }
 
   clipboard(event) {
@@ -267,12 +282,18 @@ export class Timeline {
     if (type === "paste") {
       const files = [...clipboardData.files];
       if (files.length) this.add(files);
-      else this.place(state.read(clipboardData.getData("text/plain")).items, this.cursor);
+      else this.pasteText(clipboardData.getData("text/plain"));
     } else if (this.chosen) {
       clipboardData.setData("text/plain", state.write([this.chosen]));
       this.announce(say("timeline.copied", { name: state.nameOf(this.chosen) }));
       if (type === "cut") this.remove();
     }
+  }
+
+  pasteText(text) {
+    const { items } = state.read(text);
+    if (items.length) this.place(items, this.cursor);
+    else this.complain(say("timeline.not_pasted"));
   }
 
   /** Whether nothing can be changed: the text cannot be read or comes by wire, or all is over. */
@@ -295,10 +316,26 @@ export class Timeline {
     const shown = this.shown();
     if (!this.view) this.recall(width, shown);
     else if (this.view.width !== width) this.view = resized(this.view, width, shown);
-    const zoom = (stage.getBoundingClientRect().width / stage.offsetWidth) * devicePixelRatio;
-    this.scale = Math.min(Math.max(Math.ceil(zoom * 2) / 2, 1), 4);
     this.height = height;
+    this.scale = this.zoomOfPage();
     this.paint();
+  }
+
+  /** Draw anew where the graph is enlarged by now, which nobody tells. */
+  sharpen() {
+    if (!this.view) return;
+    const scale = this.zoomOfPage();
+    if (scale === this.scale) return;
+    this.scale = scale;
+    this.draw();
+  }
+
+  /** The screen's pixels for one of the strip's, from 1 to 4 in halves. */
+  zoomOfPage() {
+    const { stage } = this.parts;
+    if (!stage.offsetWidth) return this.scale;
+    const zoom = (stage.getBoundingClientRect().width / stage.offsetWidth) * devicePixelRatio;
+    return Math.min(Math.max(Math.ceil(zoom * 2) / 2, 1), 4);
   }
 
   /** Look at the strip as before, when the node was there a moment ago. */

@@ -37,13 +37,11 @@ export const words = {
   "timeline.every_hint": "One frame is taken of so many of the clip; 1 takes all",
   "timeline.count_hint": "How many frames are taken",
   "timeline.spacing_hint": "How far apart they go on the timeline",
-  "timeline.pinned": "last",
 
   "timeline.empty": "Drop pictures or clips here, paste them, or press Add.",
   "timeline.given": "{given} of {frames} frames given",
   "timeline.by_wire": "The length comes by wire; the strip shows {frames} frames.",
   "timeline.text_by_wire": "What lies on this timeline comes by wire.",
-  "timeline.frame": "Frame {frame} of {last}",
   "timeline.frame_empty": "Frame {frame} of {last}, empty",
   "timeline.frame_has": "Frame {frame} of {last}, {name}",
   "timeline.frame_run": "Frame {frame} of {last}, {name}, frames {from} to {to}",
@@ -66,6 +64,9 @@ export const words = {
   "timeline.offline": "{name} could not be uploaded: the server does not answer. Add it again.",
   "timeline.refused": "{name} could not be uploaded: the server answered {status}. Add it again.",
   "timeline.unreadable": "{name} was uploaded but cannot be used: {error}",
+  "timeline.not_placed":
+    "Uploaded to the folder stiv of ComfyUI's input folder, but no longer to be placed: {names}.",
+  "timeline.not_pasted": "What was copied is neither a picture, a clip nor part of a timeline.",
 
   "timeline.beyond":
     "{count} beyond the last frame, {last}: move or remove what is hatched, or make the video longer.",

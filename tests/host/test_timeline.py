@@ -5,77 +5,19 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import torch
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 from safetensors.torch import load_file
 
 from scripts.host import PACK_NAME, ComfyServer, HostError
-from tests.host.front_end import FrontEnd, front_ends
-from tests.host.timeline_strip import Strip, clip, picture
-from tests.hosting import find_chromium
-
-_ALONE = """text => {
-    const node = LiteGraph.createNode("STIVTimeline");
-    node.pos = [0, 0];
-    app.graph.add(node);
-    const widget = node.widgets.find(widget => widget.name === "timeline");
-    widget.value = text;
-    widget.callback?.(text);
-    app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [240, 180];
-    app.canvas.setDirty(true, true);
-    app.extensionManager.workflow.activeWorkflow.changeTracker.reset(app.rootGraph.serialize());
-}"""
-# The shipped workflow with a timeline in place of its picture, saving latents: they are exact.
-_IN_WORKFLOW = """() => {
-    const node = LiteGraph.createNode("STIVTimeline");
-    const save = LiteGraph.createNode("SaveLatent");
-    const all = type => app.graph.nodes.filter(node => node.type === type);
-    const [sampler] = all("KSampler"), [replacement] = all("STIVFrameReplacement");
-    for (const type of ["MarkdownNote", "EmptyImage", "ColorToRGBInt", "ImageCompositeMasked",
-        "PreviewImage", "STIVPlaceFrames", "SaveVideo", "CreateVideo", "ImageScaleBy", "VAEDecode"])
-        all(type).forEach(node => app.graph.remove(node));
-    node.pos = [0, -400];
-    app.graph.add(node);
-    app.graph.add(save);
-    const slot = replacement.inputs.findIndex(input => input.name === "stiv_frames");
-    node.connect(0, replacement, slot);
-    sampler.connect(0, save, 0);
-    for (const widget of sampler.widgets) {
-        if (widget.name === "steps") widget.value = 3;
-        if (widget.name === "control_after_generate") widget.value = "fixed";
-    }
-    app.graph.updateExecutionOrder();
-    app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [240, 580];
-    app.canvas.setDirty(true, true);
-    app.extensionManager.workflow.activeWorkflow.changeTracker.reset(app.rootGraph.serialize());
-}"""
-
-
-@pytest.fixture(scope="module")
-def new_page(server: ComfyServer) -> Iterator[Callable[[], FrontEnd]]:
-    with front_ends(server, find_chromium()) as new:
-        yield new
-
-
-@pytest.fixture(scope="module")
-def pages(new_page: Callable[[], FrontEnd]) -> dict[bool, FrontEnd]:
-    return {vue_nodes: new_page().open(vue_nodes=vue_nodes) for vue_nodes in (False, True)}
-
-
-@pytest.fixture(params=[False, True], ids=["canvas", "nodes2"])
-def browser(request: pytest.FixtureRequest, pages: dict[bool, FrontEnd]) -> Iterator[FrontEnd]:
-    """A page in each renderer; whatever a test does there, the console has no error of it."""
-    page = pages[request.param]
-    page.errors.clear()
-    yield page
-    assert page.errors == []
+from tests.host.front_end import FrontEnd
+from tests.host.timeline_strip import Strip, alone, clip, in_workflow, picture
 
 
 @pytest.fixture
@@ -89,26 +31,6 @@ def shots(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[FrontEnd,
         browser.page.screenshot(path=folder / f"timeline_{name}_{renderer}.png")
 
     return take
-
-
-def alone(browser: FrontEnd, text: str = "") -> Strip:
-    """One STIV Timeline on an empty graph."""
-    browser.page.evaluate("app.graph.clear()")
-    strip = Strip(browser)
-    expect(strip.stage).to_have_count(0)
-    browser.page.evaluate(_ALONE, text)
-    strip.wait_until_drawn()
-    return strip
-
-
-def in_workflow(browser: FrontEnd) -> Strip:
-    browser.load("image_to_video")
-    strip = Strip(browser)
-    expect(strip.stage).to_have_count(0)
-    browser.errors.clear()
-    browser.page.evaluate(_IN_WORKFLOW)
-    strip.wait_until_drawn()
-    return strip
 
 
 def latents(server: ComfyServer, prompt_id: str) -> torch.Tensor:
@@ -190,13 +112,61 @@ def test_a_copied_node_is_a_timeline_of_its_own(browser: FrontEnd) -> None:
     page.mouse.move(900, 700)
     page.keyboard.press("Control+v")
     page.wait_for_function("app.graph.nodes.length === 2")
-    clone = "const copy = app.graph.nodes[0].clone(); app.graph.add(copy);"
-    page.evaluate(f"() => {{ {clone} }}")
+    page.evaluate(
+        """() => {
+            const copy = app.graph.nodes[0].clone();
+            copy.pos = [560, 0];
+            app.graph.add(copy);
+        }"""
+    )
+    expect(page.locator(".stiv-timeline-stage")).to_have_count(3)
     values = "app.graph.nodes.map(node => node.widgets.find(w => w.name === 'timeline').value)"
-    first, *others = page.evaluate(values)
-    assert others == [first, first]
-    strip.drag(3, 9)
-    assert sorted(map(places_of, page.evaluate(values))) == [[3], [3], [9]]
+    for nth, place in enumerate((8, 9, 10)):
+        before = page.evaluate(values)
+        Strip(browser, nth).drag(3, place)
+        changed = set(page.evaluate(values)) - set(before)
+        assert [places_of(text) for text in changed] == [[place]]
+    assert sorted(places_of(text) for text in page.evaluate(values)) == [[8], [9], [10]]
+
+
+def test_nodes_that_are_gone_ask_for_nothing(
+    browser: FrontEnd, new_page: Callable[[], FrontEnd]
+) -> None:
+    """Copying makes nodes that are never added, undo drops those in subgraphs without a word."""
+    browser = new_page().open(vue_nodes=browser.draws_vue_nodes())
+    strip, page = alone(browser), browser.page
+    strip.drop(picture("red"), at=3)
+    strip.wait_for({3: "red.png"})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(urlsplit(request.url).path))
+
+    def asks() -> int:
+        """Questions about files when the artist comes back to the page."""
+        page.wait_for_timeout(1200)  # what is gone is looked for twice a second
+        asked.clear()
+        page.evaluate("window.dispatchEvent(new Event('focus'))")
+        page.wait_for_timeout(500)
+        return sum(path.endswith("/stiv/picture") for path in asked)
+
+    for change in ("", "app.graph.convertToSubgraph(new Set(app.graph.nodes))"):
+        page.evaluate(f"() => {{ {change} }}")
+        saved = page.evaluate("app.graph.serialize()")
+        for _ in range(3):
+            page.evaluate("async saved => { await app.loadGraphData(saved); }", saved)
+            page.evaluate("() => { app.graph.nodes[0].clone(); }")
+        assert asks() == 1
+    page.evaluate("app.graph.clear()")
+    assert asks() == 0
+    page.context.close()
+
+
+def test_the_strip_is_sharp_at_any_zoom(browser: FrontEnd) -> None:
+    strip = alone(browser)
+    width = "() => document.querySelector('.stiv-timeline-stage canvas').width"
+    before = browser.page.evaluate(width)
+    browser.page.evaluate("app.canvas.ds.scale = 2; app.canvas.setDirty(true, true)")
+    browser.page.wait_for_function(f"before => ({width})() === 2 * before", arg=before)
+    assert strip.items() == []
 
 
 def places_of(text: str) -> list[int]:
@@ -206,6 +176,7 @@ def places_of(text: str) -> list[int]:
 def test_everything_by_keyboard(browser: FrontEnd) -> None:
     strip = alone(browser)
     strip.stage.focus()
+    expect(strip.stage).to_be_focused()
     assert strip.stage.get_attribute("role") == "slider"
     with browser.page.expect_file_chooser() as chooser:
         strip.press("ArrowRight", "ArrowRight", "Enter")
@@ -307,49 +278,6 @@ def test_a_shorter_video_drops_nothing_and_says_what_lies_beyond(
             with pytest.raises(HostError, match=r"blue.png' at frame 10 lies beyond the video"):
                 server.run(browser.prompt())
     expect(strip.alert).to_be_hidden()
-
-
-def test_a_broken_upload_says_so_and_loses_nothing(browser: FrontEnd) -> None:
-    strip = alone(browser)
-    strip.drop(picture("red"), at=3)
-    strip.wait_for({3: "red.png"})
-    kept = strip.text()
-    answers: dict[str, Callable[[Route], None]] = {
-        "could not be uploaded: the server answered 500": lambda route: route.fulfill(status=500),
-        "could not be uploaded: the server does not answer": lambda route: route.abort(),
-    }
-    for message, answer in answers.items():
-        browser.page.route("**/upload/image", answer)
-        strip.drop(picture("blue"), at=6)
-        expect(strip.alert).to_contain_text(f"blue.png {message}")
-        browser.page.unroute("**/upload/image")
-        assert strip.text() == kept
-    assert all("/upload/image" in error for error in browser.errors)
-    browser.errors.clear()
-
-    strip.drop(("notes.txt", "text/plain", b"words"), ("bad.png", "image/png", b"words"), at=6)
-    expect(strip.alert).to_contain_text("notes.txt is neither a picture nor a clip.")
-    expect(strip.alert).to_contain_text("bad.png was uploaded but cannot be used")
-    assert strip.text() == kept
-    strip.drop(picture("blue"), at=6)
-    strip.wait_for({3: "red.png", 6: "blue.png"})
-    expect(strip.alert).to_be_hidden()
-
-
-def test_what_arrives_after_the_node_is_gone_is_dropped(browser: FrontEnd) -> None:
-    strip = alone(browser)
-    waiting: list[Route] = []
-    browser.page.route("**/upload/image", lambda route: waiting.append(route))
-    strip.drop(picture("red"), at=3)
-    expect(strip.status).to_contain_text("Uploading red.png")
-    while not waiting:
-        browser.page.wait_for_timeout(20)
-    browser.page.evaluate("app.graph.remove(app.graph.nodes[0])")
-    with browser.page.expect_response("**/stiv/picture**"):
-        waiting[0].continue_()
-    browser.page.unroute("**/upload/image")
-    browser.page.wait_for_timeout(100)
-    assert browser.page.evaluate("app.graph.nodes.length") == 0
 
 
 def test_lost_and_changed_files_are_ghosts_and_block_the_run(

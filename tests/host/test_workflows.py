@@ -6,7 +6,7 @@ Tests of one workflow follow each other, so the host makes it once and has it in
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,13 @@ from PIL import Image
 
 from scripts.host import PACK_NAME, ComfyServer
 from scripts.prepare import ROOT
-from tests.host.front_end import FrontEnd, front_ends
+from tests.host.front_end import FrontEnd
 from tests.host.shipped import NAMES, WORKFLOWS, asked
-from tests.hosting import find_chromium
 
 SHIPPED = {
     "text_to_image", "text_to_video", "image_to_video", "image_to_video_advanced",
     "first_last", "interpolate", "video_prediction", "long_video", "multi_view",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def new_page(server: ComfyServer) -> Iterator[Callable[[], FrontEnd]]:
-    # one module wide: while it lives, Playwright keeps an event loop running in this thread
-    with front_ends(server, find_chromium()) as new:
-        yield new
 
 
 @pytest.fixture(scope="module")

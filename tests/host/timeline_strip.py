@@ -41,6 +41,44 @@ _PASTE = """([files]) => {
     document.activeElement.dispatchEvent(paste);
 }"""
 
+_ALONE = """text => {
+    const node = LiteGraph.createNode("STIVTimeline");
+    node.pos = [0, 0];
+    app.graph.add(node);
+    const widget = node.widgets.find(widget => widget.name === "timeline");
+    widget.value = text;
+    widget.callback?.(text);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [240, 180];
+    app.canvas.setDirty(true, true);
+    app.extensionManager.workflow.activeWorkflow.changeTracker.reset(app.rootGraph.serialize());
+}"""
+# The shipped workflow with a timeline in place of its picture, saving latents: they are exact.
+_IN_WORKFLOW = """() => {
+    const node = LiteGraph.createNode("STIVTimeline");
+    const save = LiteGraph.createNode("SaveLatent");
+    const all = type => app.graph.nodes.filter(node => node.type === type);
+    const [sampler] = all("KSampler"), [replacement] = all("STIVFrameReplacement");
+    for (const type of ["MarkdownNote", "EmptyImage", "ColorToRGBInt", "ImageCompositeMasked",
+        "PreviewImage", "STIVPlaceFrames", "SaveVideo", "CreateVideo", "ImageScaleBy", "VAEDecode"])
+        all(type).forEach(node => app.graph.remove(node));
+    node.pos = [0, -400];
+    app.graph.add(node);
+    app.graph.add(save);
+    const slot = replacement.inputs.findIndex(input => input.name === "stiv_frames");
+    node.connect(0, replacement, slot);
+    sampler.connect(0, save, 0);
+    for (const widget of sampler.widgets) {
+        if (widget.name === "steps") widget.value = 3;
+        if (widget.name === "control_after_generate") widget.value = "fixed";
+    }
+    app.graph.updateExecutionOrder();
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [240, 580];
+    app.canvas.setDirty(true, true);
+    app.extensionManager.workflow.activeWorkflow.changeTracker.reset(app.rootGraph.serialize());
+}"""
+
 
 def picture(colour: str, name: str | None = None, size: tuple[int, int] = (72, 56)) -> File:
     """A picture of one colour, with a corner of another so that it has an up and a left."""
@@ -68,14 +106,14 @@ def clip(name: str = "walk.mp4", frames: int = 12) -> File:
 
 
 class Strip:
-    """The first STIV Timeline of the open graph."""
+    """The first STIV Timeline of the open graph; `nth` of those on the page is looked at."""
 
-    def __init__(self, browser: FrontEnd) -> None:
-        self.browser, self.page = browser, browser.page
+    def __init__(self, browser: FrontEnd, nth: int = 0) -> None:
+        self.browser, self.page, self.nth = browser, browser.page, nth
 
     @property
     def stage(self) -> Locator:
-        return self.page.locator(".stiv-timeline-stage").first
+        return self.page.locator(".stiv-timeline-stage").nth(self.nth)
 
     @property
     def alert(self) -> Locator:
@@ -132,6 +170,19 @@ class Strip:
         """Paste files where the focus is."""
         self.page.evaluate(_PASTE, [_portable(files)])
 
+    def paste_text(self, text: str) -> None:
+        """Paste a text where the focus is."""
+        self.page.evaluate(
+            """text => {
+                const data = new DataTransfer();
+                data.setData("text/plain", text);
+                const paste = new ClipboardEvent(
+                    "paste", {clipboardData: data, bubbles: true, cancelable: true});
+                document.activeElement.dispatchEvent(paste);
+            }""",
+            text,
+        )
+
     def drag(self, start: int, end: int, frames: int = 16, copy: bool = False) -> None:
         if copy:
             self.page.keyboard.down("Alt")
@@ -161,6 +212,26 @@ class Strip:
     def point(self, frame: int, frames: int = 16) -> tuple[float, float]:
         box = self.stage.bounding_box()
         return box["x"] + (frame + 0.5) / frames * box["width"], box["y"] + box["height"] / 2
+
+
+def alone(browser: FrontEnd, text: str = "") -> Strip:
+    """One STIV Timeline on an empty graph."""
+    browser.page.evaluate("app.graph.clear()")
+    strip = Strip(browser)
+    expect(strip.stage).to_have_count(0)
+    browser.page.evaluate(_ALONE, text)
+    strip.wait_until_drawn()
+    return strip
+
+
+def in_workflow(browser: FrontEnd) -> Strip:
+    browser.load("image_to_video")
+    strip = Strip(browser)
+    expect(strip.stage).to_have_count(0)
+    browser.errors.clear()
+    browser.page.evaluate(_IN_WORKFLOW)
+    strip.wait_until_drawn()
+    return strip
 
 
 def _portable(files: tuple[File, ...]) -> list[tuple[str, str, str]]:

@@ -135,6 +135,12 @@ test("a task, size or length outside the card is doubted, with what was trained"
   ]);
   // every number is in some row, but no row has them together
   assert.deepEqual(doubts(CARD, ask({ frames: 20 })).map(({ key }) => key), ["card.no_such_size"]);
+  // nor has what a plan leaves to the run a number
+  const square = (side) => ({ task: "t2v", width: [side, side], height: [side, side] });
+  const card = { kind: "video", tasks: [square(64), square(128)] };
+  assert.deepEqual(doubts(card, ask({ width: 64, height: 128, frames: null, tasks: null })), [
+    { key: "card.no_such_size", values: { width: 64, height: 128, frames: "?" } },
+  ]);
   assert.deepEqual(doubts({ kind: "image", tasks: [] }, ask({})).map(({ key }) => key), [
     "card.only_pictures",
   ]);

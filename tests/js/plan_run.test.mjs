@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { Memory, onlyPicture } from "../../js/plan/memory.mjs";
-import { Run, remember } from "../../js/plan/run.mjs";
+import { Run, learn } from "../../js/plan/run.mjs";
 import { rowsOf, stateOf, totalsOf } from "../../js/plan/rows.mjs";
 import { SEAM, planOf } from "./plans.mjs";
 
@@ -12,11 +12,11 @@ function begin(changes = {}) {
   const memory = new Memory();
   const start = { kind: "start", run: "r", plan: planOf(), kept: null, memory: 5e6, ...changes };
   const run = new Run(start);
-  remember(memory, "s", run, start);
+  learn(memory, "s", run, start);
   const tell = (event) => {
     if (event.kind === "segment") run.segment(event);
     if (event.kind === "end") run.end(event);
-    remember(memory, "s", run, event);
+    learn(memory, "s", run, event);
   };
   const states = (plan = run.plan) =>
     Object.fromEntries(
@@ -87,7 +87,7 @@ test("progress of other nodes, of finished segments and of segments made togethe
 test("a dry run tells what is kept, and how long the rest takes", () => {
   const memory = new Memory();
   const check = { kind: "check", run: "r", plan: planOf(), kept: ["key0"], memory: 5e6, seconds: 24 };
-  remember(memory, "s", new Run(check), check);
+  learn(memory, "s", new Run(check), check);
   const plan = planOf();
   const rows = rowsOf(plan, { setup: "s", memory });
   const totals = totalsOf(plan, rows, { setup: "s", memory, steps: 10, cfg: 4 });
