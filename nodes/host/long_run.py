@@ -24,6 +24,7 @@ from .model import require_stiv
 from .panel import seams_to_json, source_prompt, tell_run
 from .segments import (
     LongVideo,
+    Prints,
     Recipe,
     SegmentHandle,
     Settings,
@@ -102,11 +103,12 @@ def _keys(
     conds = _encoder(clip, negative)
     keys: list[str] = []
     missing, unsure = [], set()
+    known = Prints.of(model, vae)
     for segment in plan.segments:
         task, slots = task_of(plan, segment)
         earlier = [keys[slot] for slot in slots]
         recipe = Recipe(settings, model, *conds(segment), vae, video)
-        key, why = segment_key(task, recipe, earlier)
+        key, why = segment_key(task, recipe, earlier, known)
         keys.append(key)
         unsure |= {why} - {""}
         if not store.has(key):

@@ -30,7 +30,13 @@ from ...stiv.store import SegmentStore
 from ...stiv.store_entries import check_key
 from ...stiv.timeline import Block, Stretch, blocks, given_sources, stretches
 from ..frames import STIVEmptyLatent, STIVFrameReplacement, fit_to_canvas
-from .fingerprint import conditioning_fingerprint, fingerprint, model_fingerprint, vae_fingerprint
+from .fingerprint import (
+    Fingerprint,
+    conditioning_fingerprint,
+    fingerprint,
+    model_fingerprint,
+    vae_fingerprint,
+)
 from .replacement import FRAMES, CleanFrames
 
 VERSION = 1
@@ -99,6 +105,18 @@ class Recipe:
     vae: Any
     video: LongVideo | None = None
     """For the artist's frames; None where a task takes none."""
+
+
+@dataclass(frozen=True)
+class Prints:
+    """Fingerprints of what many segments are made with: taking them goes through whole models."""
+
+    model: Fingerprint
+    vae: Fingerprint
+
+    @classmethod
+    def of(cls, model: Any, vae: Any) -> Prints:
+        return cls(model_fingerprint(model), vae_fingerprint(vae))
 
 
 @dataclass(frozen=True)
@@ -220,19 +238,21 @@ def takes_artists_frames(task: Task) -> bool:
     return any(slot == _ARTIST for _, slot, _ in task.given)
 
 
-def segment_key(task: Task, recipe: Recipe, earlier: Sequence[str]) -> tuple[str, str]:
+def segment_key(
+    task: Task, recipe: Recipe, earlier: Sequence[str], known: Prints
+) -> tuple[str, str]:
     """What decides a segment's latents, as a key; and why it will not do after a restart, or "".
 
-    earlier: the keys of the segments in the task's slots. The name is left out: a segment of
-    another plan with the same content is the same.
+    earlier: the keys of the segments in the task's slots. known: of the recipe's model and VAE.
+    The name is left out: a segment of another plan with the same content is the same.
     """
     video = recipe.video
     artists = [
         video.frame(where).frame for _, slot, where in task.given if slot == _ARTIST and video
     ]
-    prints = [model_fingerprint(recipe.model)]
+    prints = [known.model]
     prints += [conditioning_fingerprint(cond) for cond in (recipe.positive, recipe.negative)]
-    prints += [vae_fingerprint(recipe.vae), fingerprint(artists)]
+    prints += [known.vae, fingerprint(artists)]
     numbers = {**asdict(task), "name": "", **asdict(recipe.settings)}
     digest = fingerprint((VERSION, numbers, [p.digest for p in prints], list(earlier))).digest
     return digest, "; ".join(p.reason for p in prints if not p.lasting)
@@ -319,13 +339,14 @@ class Job:
     """Why the key will not do after a restart, or ""."""
 
 
-def job_of(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle]) -> Job:
+def job_of(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle], known: Prints) -> Job:
     """Raises ValueError where something is missing that the task needs."""
     if not {slot for _, slot, _ in task.given} <= set(range(_ARTIST, len(earlier))):
         raise ValueError(f"segment {task.name} needs earlier segments that are not connected")
     if takes_artists_frames(task) and recipe.video is None:
         raise ValueError(f"segment {task.name} needs given frames, but no plan is connected")
-    return Job(task, earlier, *segment_key(task, recipe, [handle.key for handle in earlier]))
+    keys = [handle.key for handle in earlier]
+    return Job(task, earlier, *segment_key(task, recipe, keys, known))
 
 
 def make_jobs(jobs: Sequence[Job], recipe: Recipe) -> list[SegmentHandle]:
@@ -346,7 +367,8 @@ def make_jobs(jobs: Sequence[Job], recipe: Recipe) -> list[SegmentHandle]:
 
 def make_segment(task: Task, recipe: Recipe, earlier: Sequence[SegmentHandle]) -> SegmentHandle:
     """The segment from the store, or made and put there."""
-    job, store = job_of(task, recipe, earlier), segment_store()
+    known, store = Prints.of(recipe.model, recipe.vae), segment_store()
+    job = job_of(task, recipe, earlier, known)
     if store.get(job.key) is not None:  # read, not only there: a damaged one is made again
         info = store.info(job.key) or {}
         return SegmentHandle(task.name, job.key, float(info.get("seconds", 0)), "")

@@ -14,6 +14,7 @@ import comfy.model_management
 from ...stiv.frames import canvas_size
 from .segments import (
     Job,
+    Prints,
     Recipe,
     SegmentHandle,
     Task,
@@ -60,8 +61,9 @@ def make_together(tasks: Sequence[Task], recipe: Recipe, earlier: Sequence[Segme
     missing.
     """
     store, jobs = segment_store(), {}
+    known = Prints.of(recipe.model, recipe.vae)
     for task, own in _shared_out(tasks, earlier):
-        job = job_of(task, recipe, own)
+        job = job_of(task, recipe, own, known)
         if store.get(job.key) is None:
             jobs[job.key] = job
     missing = list(jobs.values())

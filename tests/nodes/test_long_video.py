@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,6 +54,23 @@ def test_a_second_time_everything_comes_from_the_store(loaded: Loaded) -> None:
     assert [handle.key for handle in first] == [handle.key for handle in again]
     other = make_all(loaded, plan_of(seed=11, prompts="a red circle\n1: a blue square"))
     assert [a.key == b.key for a, b in zip(first, other, strict=True)] == [True, True, False]
+
+
+def test_looking_ahead_goes_through_the_models_once(loaded: Loaded, monkeypatch) -> None:
+    """And finds the keys that the segments have when they are made."""
+    video = plan_of("Prediction", seed=13)
+    handles = make_all(loaded, video)
+    taken = []
+
+    def counted(of: Callable) -> Callable:
+        return lambda value: taken.append(of.__name__) or of(value)
+
+    for name in ("model_fingerprint", "vae_fingerprint"):
+        monkeypatch.setattr(segments, name, counted(getattr(segments, name)))
+    made = [handle.key for handle in handles]
+    found = long_run._keys(video, loaded.model, loaded.clip, loaded.vae, "", SETTINGS)
+    assert found == (made, [], "")
+    assert len(made) > 2 and taken == ["model_fingerprint", "vae_fingerprint"]
 
 
 def test_a_damaged_segment_is_made_again(loaded: Loaded) -> None:
