@@ -67,6 +67,9 @@ def _add_recipe_commands(names) -> None:
         default="refuse",
         help="shards made by another encoder or from clips cut otherwise",
     )
+    cache.add_argument(
+        "--prune", action="store_true", help="latents: drop samples whose clips are gone"
+    )
     cache.add_argument("--workers", type=int, default=2, help="decoding processes")
     cache.add_argument("--dump", type=Path, help="write what is trained on here, encode nothing")
     cache.add_argument("--count", type=int, default=16, help="clips of --dump")

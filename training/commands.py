@@ -45,7 +45,8 @@ def cache(args: Namespace) -> None:
     if args.dump:
         caches.dump_clips(config, args.dump, args.count)
     elif args.what == "latents":
-        caches.encode_clips(config, part=part, workers=args.workers, stale=args.stale)
+        settings = {"workers": args.workers, "stale": args.stale, "prune": args.prune}
+        caches.encode_clips(config, part=part, **settings)
     else:
         caches.encode_captions(config, part=part, stale=args.stale)
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ..config import TrainConfig
 from ..data import clips as clip_data
@@ -28,10 +29,12 @@ def encode_clips(
     part: tuple[int, int] = (0, 1),
     workers: int = 2,
     stale: Stale = "refuse",
+    prune: bool = False,
 ) -> None:
     """Encode every set's clips that its cache lacks.
 
-    A broken file is noted in `quarantine.jsonl` of the set's cache and the others follow. Raises
+    prune: drop the samples of clips that the set has no more; without it they are counted. A
+    broken file is noted in `quarantine.jsonl` of the set's cache and the others follow. Raises
     ValueError for a missing VAE or stale shards, before anything is decoded.
     """
     if config.vae is None:
@@ -45,6 +48,8 @@ def encode_clips(
         if done.recaptioned:
             said += f", new captions for {done.recaptioned}"
         log.info("%s: %s\n%s", out, said, report.summary())
+        if part[0] == 0:  # once, for all of the set
+            _look_for_gone(spec, out, prune)
         if not shard_paths(out, "latents"):
             raise ValueError(f"{spec.path}: no clip could be made of it; the lines above say why")
 
@@ -84,6 +89,23 @@ def _encode_set(
     )
     done.recaptioned += latents.recaption(out, captions.get)
     return done
+
+
+def _look_for_gone(spec: DataSpec, out: Path, prune: bool) -> None:
+    """Samples whose file was deleted, or is no entry of the set any more."""
+    prefix = f"{spec.name}/" if spec.name else ""
+    there = {prefix + source.name for source in clip_data.sources(spec) if source.path.exists()}
+
+    def is_gone(sample: dict[str, Any]) -> bool:
+        return sample["key"].rpartition("#")[0] not in there
+
+    if prune:
+        log.info("%s: %d samples removed, whose clips are gone", out, latents.remove(out, is_gone))
+    elif count := sum(map(is_gone, latents.samples(out))):
+        log.warning(
+            "%s: %d samples are of clips that %s has no more, and are still trained on; the same "
+            "command with --prune removes them", out, count, spec.path,
+        )  # fmt: skip
 
 
 def encode_captions(

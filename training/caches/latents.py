@@ -3,7 +3,7 @@
 `latents-<bucket>-<writer>-<n>.safetensors`, one bucket (shape) per shard:
 
 - `latents` (n, C, T, h, w) float16, raw as the VAE gives them: (raw - shift) * scale is for the
-  reader, who may use measured values (`stats`);
+  reader;
 - `micro` (n, 6) float32, in the order of `stiv.model.MICRO_CONDITIONS`;
 - metadata `provenance` {encoder, latents, spec} and `samples` [{key, content, captions, fps}].
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stiv.header import CheckpointError
+
 from ..names import readable
 from .shards import (
     SHARD_BYTES,
     SHARD_SAMPLES,
     CacheWriteError,
-    ShardHeader,
     Stale,
     half,
     in_part,
@@ -39,6 +40,7 @@ from .shards import (
     prepare,
     read_header,
     read_tensors,
+    revising,
     shard_paths,
     survey,
     write_shard,
@@ -298,24 +300,40 @@ def _check(clip: ClipLike) -> None:
         raise ValueError(f"micro is {clip.micro}, fps {clip.fps}: expected six numbers and one")
 
 
-def _revise(path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> int:
+Change = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def _revise(path: Path, change: Change) -> int:
     """Rewrites a shard with changed samples, or without those for which `change` gives None.
 
-    Returns the number of samples that changed; 0 leaves the file alone.
+    Returns the number of samples that changed; 0 leaves the file alone. Safe while other writers
+    revise the same shard: each finds what those before it made.
     """
-    if not path.exists():  # another writer dropped the last of its samples
+    if not _revised(path, change)[1]:  # most shards: nobody waits for them
         return 0
-    header = read_header(path)
-    revised = [change(sample) for sample in header.samples]
-    keep = [i for i, sample in enumerate(revised) if sample is not None]
-    changed = sum(new != old for new, old in zip(revised, header.samples, strict=True))
-    if changed and not keep:
-        path.unlink(missing_ok=True)
-    elif changed:
-        rows = {name: tensor[keep] for name, tensor in read_tensors(path).items()}
-        samples = [revised[i] for i in keep]
-        write_shard(path, rows, {"provenance": header.provenance, "samples": samples})
+    with revising(path.parent):
+        rows, changed = _revised(path, change)
+        samples = [sample for sample in rows if sample is not None]
+        if changed and not samples:
+            path.unlink()
+        elif changed:
+            keep = [i for i, sample in enumerate(rows) if sample is not None]
+            tensors = {name: tensor[keep] for name, tensor in read_tensors(path).items()}
+            made_by = read_header(path).provenance
+            write_shard(path, tensors, {"provenance": made_by, "samples": samples})
     return changed
+
+
+def _revised(path: Path, change: Change) -> tuple[list[dict[str, Any] | None], int]:
+    """A shard's samples as they will be, and how many of them change."""
+    try:
+        samples = read_header(path).samples
+    except CheckpointError:
+        if path.exists():
+            raise
+        return [], 0  # another writer dropped the last of its samples
+    revised = [change(sample) for sample in samples]
+    return revised, sum(new != old for new, old in zip(revised, samples, strict=True))
 
 
 def recaption(out: Path | str, captions: Callable[[str], Iterable[str] | None]) -> int:
@@ -340,61 +358,20 @@ def remove(out: Path | str, unwanted: Callable[[dict[str, Any]], bool]) -> int:
     )
 
 
-def captions(out: Path | str, part: tuple[int, int] = (0, 1)) -> Iterable[str]:
-    """Every caption of a latent cache, as often as it occurs: what a text cache must hold.
+def samples(out: Path | str, part: tuple[int, int] = (0, 1)) -> Iterator[dict[str, Any]]:
+    """What is known of every sample of a cache: key, content, captions, fps.
 
     part: (i, n) takes every n-th shard from the i-th on.
     """
     index, count = part
     for path in shard_paths(out, "latents")[index::count]:
-        for sample in read_header(path).samples:
-            yield from sample["captions"]
+        yield from read_header(path).samples
 
 
-@dataclass(frozen=True)
-class Stats:
-    """Mean and deviation of each channel of raw latents, over `samples` clips."""
+def captions(out: Path | str, part: tuple[int, int] = (0, 1)) -> Iterator[str]:
+    """Every caption of a latent cache, as often as it occurs: what a text cache must hold.
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    samples: int
-
-    def space(self) -> dict[str, Any]:
-        """A custom latent space in which these latents have mean 0 and deviation 1."""
-        return {
-            "name": "custom",
-            "channels": len(self.mean),
-            "scale": [1 / std for std in self.std],
-            "shift": list(self.mean),
-            "downscale": 8,
-        }
-
-
-def stats(out: Path | str, *, per_shard: int | None = None) -> Stats:
-    """Mean and deviation per channel, every latent pixel counted alike.
-
-    per_shard: look at the first so many samples of each shard only.
-
-    Raises ValueError for an empty cache, shards of several encoders, or a channel that is
-    constant.
+    part: as for `samples`.
     """
-    total, sums, squares, samples, encoder = 0, 0, 0, 0, None
-    for path in shard_paths(out, "latents"):
-        header: ShardHeader = read_header(path)
-        encoder = encoder or header.provenance["encoder"]
-        if header.provenance["encoder"] != encoder:
-            raise ValueError(f"{path}: made by another encoder than the shards before it")
-        latents = read_tensors(path)["latents"][:per_shard]
-        for part in latents.split(16):
-            values = part.movedim(1, 0).flatten(1).double()  # (C, pixels)
-            total += values.shape[1]
-            sums = sums + values.sum(1)
-            squares = squares + values.square().sum(1)
-        samples += len(latents)
-    if not total:
-        raise ValueError(f"{out}: holds no latents; run python -m training cache latents first")
-    mean = sums / total
-    std = (squares / total - mean.square()).clamp(min=0).sqrt()
-    if not (std > 1e-6).all():
-        raise ValueError(f"{out}: channel {int(std.argmin())} of the latents is constant")
-    return Stats(tuple(mean.tolist()), tuple(std.tolist()), samples)
+    for sample in samples(out, part):
+        yield from sample["captions"]

@@ -2,9 +2,9 @@
 
 A shard appears whole or not at all: it is written under a name that ends in `.part`, forced to
 the disk, and renamed. Its metadata holds, as JSON, the provenance (which encoder, what it was
-given) and what the rows are; a SHA-256 over its tensors lets `verify` find bytes that rotted.
+given) and what the rows are, and a SHA-256 over its tensors, by which data sets are told apart.
 Several writers share a folder when each has a name of its own (`writer`), which is part of the
-names of its files.
+names of its files; whoever changes a shard that is there does so within `revising`.
 
 Two kinds: `latents-<bucket>-<writer>-<n>` (`training.caches.latents`) and `text-<writer>-<n>`
 (`training.caches.text`).
@@ -17,7 +17,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,6 @@ class ShardHeader:
         samples: of latents, one table per row: key, content, captions, fps.
         captions: of text, the SHA-256 of every caption.
         pooled_width: of text, P, or 0.
-        tensor_hash: SHA-256 over the tensors, see `stiv.checkpoint.tensor_hash`.
     """
 
     path: Path
@@ -69,7 +69,6 @@ class ShardHeader:
     samples: tuple[dict[str, Any], ...] = ()
     captions: tuple[str, ...] = ()
     pooled_width: int = 0
-    tensor_hash: str | None = None
 
     @property
     def bucket(self) -> str:
@@ -101,8 +100,7 @@ def read_header(path: Path | str) -> ShardHeader:
     except ValueError as error:
         raise CheckpointError(path, f"is no sound shard: {error}; delete it and run the "
                               "cache command again") from None  # fmt: skip
-    digest = header.metadata.get("stiv.tensor_hash")
-    return ShardHeader(path=path, provenance=provenance, tensor_hash=digest, **facts)
+    return ShardHeader(path=path, provenance=provenance, **facts)
 
 
 def _latents(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -236,11 +234,22 @@ def prepare(folder: Path | str, kind: Kind, writer: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CacheWriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    for part in folder.glob(f"{kind}-*.safetensors.part"):
-        if re.fullmatch(rf"{kind}-(.*-)?{re.escape(writer)}-\d+\.safetensors\.part", part.name):
-            log.info("removing %s, left by a run that was stopped while writing it", part)
-            part.unlink(missing_ok=True)
+    own = re.compile(rf"{kind}-(.*-)?{re.escape(writer)}-\d+\.safetensors\.part")
+    for part in filter(lambda path: own.fullmatch(path.name), folder.glob(f"{kind}-*.part")):
+        with revising(folder):  # another writer may be at it: then it is gone afterwards
+            if part.exists():
+                log.info("removing %s, left by a run that was stopped while writing it", part)
+                part.unlink()
     return folder
+
+
+@contextmanager
+def revising(folder: Path) -> Iterator[None]:
+    """Alone among the writers of a folder, on all machines, that change shards of one another."""
+    from filelock import FileLock  # torch brings it
+
+    with FileLock(folder / ".revising.lock"):
+        yield
 
 
 def survey(
@@ -298,23 +307,6 @@ def difference(found: Mapping[str, Any], wanted: Mapping[str, Any], name: str = 
         elif a != b:
             return f"made with {where} {_short(a)}, now {_short(b)}"
     return ""
-
-
-def verify(folder: Path | str, progress: Callable[[Path], None] | None = None) -> list[str]:
-    """Reads every byte of every shard; one line for each that is damaged, none if all are whole."""
-    wrong = []
-    for kind in ("latents", "text"):
-        for path in shard_paths(folder, kind):
-            try:
-                header = read_header(path)
-                if header.tensor_hash not in (None, tensor_hash(read_tensors(path))):
-                    raise CheckpointError(path, "its tensors are not those that were written; "
-                                          "delete it and run the cache command again")  # fmt: skip
-            except CheckpointError as error:
-                wrong.append(str(error))
-            if progress:
-                progress(path)
-    return wrong
 
 
 def in_part(key: str, part: tuple[int, int] | None) -> bool:

@@ -26,7 +26,7 @@ from .workers import Workers
 if TYPE_CHECKING:
     from .sources import DataSpec
 
-__all__ = ["Clip", "Report", "clips", "dump"]
+__all__ = ["Clip", "Report", "clips", "dump", "sources"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def clips(
     ahead = 2 * workers
     with Workers(workers, spec.time_limit) as pool:
         plans = pool.ordered(
-            _wanted_sources(spec, report, part),
+            sources(spec, report, part),
             lambda source: {"job": "plan", "source": source_to_json(source), "cutting": cutting},
             ahead,
         )
@@ -90,15 +90,19 @@ def clips(
             yield Clip(frames, source.captions, cut.micro, cut.key, cut.content, cut.fps)
 
 
-def _wanted_sources(spec: DataSpec, report: Report, part: tuple[int, int]) -> Iterator[Source]:
-    sources = read_sources(
+def sources(
+    spec: DataSpec, report: Report | None = None, part: tuple[int, int] = (0, 1)
+) -> Iterator[Source]:
+    """The entries of the data set that clips are made of; report and part: as for `clips`."""
+    report = Report() if report is None else report
+    found = read_sources(
         spec.path,
         spec.format,
         media=spec.media,
         caption_lines=spec.caption_lines,
         reject=report.quarantine,
     )
-    for index, source in enumerate(sources):
+    for index, source in enumerate(found):
         if index % part[1] != part[0]:
             continue
         report.sources += 1
