@@ -16,8 +16,8 @@ A `.txt` holds one caption, which may run over several lines and paragraphs (cap
 models do). With `caption_lines="variants"` every line that is not empty is a variant instead.
 
 Paths may not lead out of the data root. That is judged by their text, since data sets are often
-folders of symbolic links into a store elsewhere. Whether a file exists is found out when it is
-decoded, so that a list of millions of rows costs no look at a disk.
+folders of symbolic links, to files and to folders, into a store elsewhere. Whether a file exists is
+found out when it is decoded, so that a list of millions of rows costs no look at a disk.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def detect_format(path: Path) -> Format:
             return "webdataset"
         raise ValueError(f"{path}: expected a folder, .jsonl, .csv, .parquet or .tar")
     if not path.is_dir():
-        raise ValueError(f"{path}: no such file or folder: set data.path to a data set")
+        raise ValueError(f"{path}: no such file or folder: correct the data set's `path`")
     for suffix, name in _TABLES.items():
         if (path / f"metadata{suffix}").is_file():
             return name
@@ -118,7 +118,7 @@ def read_sources(
     if format in _TABLES.values():
         table = path / f"metadata.{format}" if path.is_dir() else path
         if not table.is_file():
-            raise ValueError(f"{table}: no such file; set data.path or data.format")
+            raise ValueError(f"{table}: no such file: correct the data set's `path` or `format`")
         rows = read_rows(table, format, reject)
         return _table_sources(rows, table, Path(media or table.parent), reject)
     if format == "webdataset":
@@ -170,16 +170,36 @@ def _suffix(name: str) -> str:
     return "" if name.startswith(".") else os.path.splitext(name)[1].lower()
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders below the root in order of name, each with its files in order of name."""
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders below the root in order of name, each with its files in order of name.
+
+    Links to folders are followed, once each target; not those into the root or to a folder around
+    it, which lead to what is read anyway.
+    """
+    home, followed = os.path.realpath(root), set()
+
+    def leads_on(folder: str) -> bool:
+        if not os.path.islink(folder):
+            return True
+        target = os.path.realpath(folder)
+        if target in followed or _holds(home, target) or _holds(target, home):
+            return False
+        followed.add(target)
+        return True
+
+    for folder, folders, files in os.walk(root, followlinks=True):
+        names = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in names if leads_on(os.path.join(folder, name))]
         yield Path(folder), sorted(files)
+
+
+def _holds(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(os.path.join(folder, ""))
 
 
 def _folder_sources(root: Path, lines: CaptionLines, reject: Reject) -> Iterator[Source]:
     found = False
-    for folder, files in _walk(root):
+    for folder, files in walk(root):
         for name in files:
             if _suffix(name) not in MEDIA_SUFFIXES:
                 continue
@@ -198,7 +218,7 @@ def _folder_sources(root: Path, lines: CaptionLines, reject: Reject) -> Iterator
 def _holds_frames(root: Path) -> bool:
     """Only images, in folders of their own, several in each, and none with a caption."""
     several = False
-    for folder, files in _walk(root):
+    for folder, files in walk(root):
         suffixes = {_suffix(name) for name in files}
         stems = [os.path.splitext(name)[0] for name in files if _suffix(name) in IMAGE_SUFFIXES]
         captioned = any(f"{stem}.txt" in files for stem in stems)
@@ -222,7 +242,7 @@ def frame_files(folder: Path) -> list[Path]:
 
 def _frame_sources(root: Path, lines: CaptionLines, reject: Reject) -> Iterator[Source]:
     found = False
-    for folder, files in _walk(root):
+    for folder, files in walk(root):
         if not any(_suffix(name) in IMAGE_SUFFIXES for name in files):
             continue
         found = True
@@ -323,7 +343,7 @@ def inside(name: Any, root: Path) -> Path:
     path = os.path.normpath(os.path.join(base, name))
     if not path.startswith(os.path.join(base, "")):
         raise ValueError(
-            f"path is {name!r}, outside {root}: expected a path inside it; set data.media where "
-            "the files lie elsewhere"
+            f"path is {name!r}, outside {root}: expected a path inside it; set `media` of the "
+            "data set where the files lie elsewhere"
         )
     return Path(root) / os.path.relpath(path, base)

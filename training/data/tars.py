@@ -23,8 +23,10 @@ from .formats import (
     Member,
     Source,
     _number,
+    _suffix,
     row_captions,
     split_captions,
+    walk,
 )
 from .tables import LARGEST_CAPTION, Reject
 
@@ -38,7 +40,10 @@ def read_tars(path: Path, *, caption_lines: CaptionLines, reject: Reject) -> Ite
     place.
     """
     root = path if path.is_dir() else path.parent
-    tars = sorted(path.rglob("*.tar")) if path.is_dir() else [path]
+    tars = [path]
+    if path.is_dir():
+        files = (folder / name for folder, names in walk(path) for name in names)
+        tars = sorted(file for file in files if _suffix(file.name) == ".tar")
     if not tars:
         raise ValueError(f"{path}: no .tar in it: compressed tars must be decompressed first")
     for tar in tars:

@@ -382,9 +382,9 @@ def _space(
     space = (LATENT_SPACES[given] if isinstance(given, str) else given) or told
     if space is None:
         fitting = [name for name, s in LATENT_SPACES.items() if s["channels"] == channels]
+        remedy = f"set vae_space to {' or '.join(fitting)}" if fitting else "choose another VAE"
         raise ValueError(
-            f"{path}: nothing in this VAE's file tells which latents it makes; set latents to "
-            f"{' or '.join(fitting) or 'a table with name, channels, scale, shift, downscale'}"
+            f"{path}: nothing in this VAE's file tells which latents it makes; {remedy}"
         )
     if missing := {"name", "channels", "scale", "shift", "downscale"} - set(space):
         raise ValueError(f"latents {json.dumps(dict(space))}: {sorted(missing)[0]} is missing")

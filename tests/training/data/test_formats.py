@@ -61,6 +61,59 @@ def test_a_folder_pairs_media_with_captions(tmp_path: Path, read) -> None:
     assert captions(variants)["b.mp4"] == ("a dog", "runs")
 
 
+def link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.symlink_to(target, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system lets nobody make symbolic links")
+
+
+def test_linked_folders_are_read(tmp_path: Path, read) -> None:
+    """Data sets are often folders of links into a store elsewhere."""
+    store, root = tmp_path / "store", tmp_path / "root"
+    make(store, {"x/a.mp4": "", "x/a.txt": "a dog", "x/deep/b.mp4": "", "y/c.mp4": ""})
+    make(root, {"d.mp4": ""})
+    link(root / "one", store / "x")
+    link(root / "two" / "c", store / "y")
+    sources, rejected = read(root)
+    assert not rejected
+    assert captions(sources) == {
+        "d.mp4": (), "one/a.mp4": ("a dog",), "one/deep/b.mp4": (), "two/c/c.mp4": (),
+    }  # fmt: skip
+
+
+def test_links_that_lead_in_circles_are_read_once(tmp_path: Path, read) -> None:
+    store, root = tmp_path / "store", tmp_path / "root"
+    make(store, {"x/a.mp4": "", "y/b.mp4": ""})
+    make(root, {"sub/c.mp4": ""})
+    for path, target in (
+        (root / "again", root / "sub"),  # what is in the root keeps its own name
+        (root / "around", tmp_path),
+        (root / "self", root),
+        (root / "sub" / "up", root),
+        (root / "one", store / "x"),
+        (root / "same", store / "x"),
+        (store / "x" / "other", store / "y"),
+        (store / "y" / "other", store / "x"),
+    ):
+        link(path, target)
+    sources, _ = read(root)
+    assert [source.name for source in sources] == ["one/a.mp4", "one/other/b.mp4", "sub/c.mp4"]
+
+
+def test_clips_of_frames_and_tars_in_linked_folders_are_read(tmp_path: Path, read) -> None:
+    store = make(tmp_path / "store", {"clip/1.png": "", "clip/2.png": ""})
+    link(tmp_path / "frames" / "part", store)
+    sources, _ = read(tmp_path / "frames")
+    assert [source.name for source in sources] == ["part/clip"]
+    (tmp_path / "shelf").mkdir()
+    make_tar(tmp_path / "shelf" / "a.tar", {"a.mp4": b"x"})
+    link(tmp_path / "tars" / "part", tmp_path / "shelf")
+    sources, _ = read(tmp_path / "tars", "webdataset")
+    assert [source.name for source in sources] == ["part/a.tar/a.mp4"]
+
+
 def test_captions_that_are_not_utf8_are_named(tmp_path: Path, read) -> None:
     files = {"a.mp4": "", "a.txt": "caf\xe9".encode("latin-1"), "b.mp4": "", "b.txt": "café"}
     sources, rejected = read(make(tmp_path, files))
@@ -71,7 +124,7 @@ def test_captions_that_are_not_utf8_are_named(tmp_path: Path, read) -> None:
 def test_an_empty_folder_says_what_is_expected(tmp_path: Path, read) -> None:
     with pytest.raises(ValueError, match=r"no videos or images.*a\.txt"):
         read(tmp_path)
-    with pytest.raises(ValueError, match="no such file or folder"):
+    with pytest.raises(ValueError, match="no such file or folder: correct the data set's `path`"):
         read(tmp_path / "none")
 
 
@@ -197,7 +250,10 @@ def test_bad_rows_are_rejected_one_by_one(tmp_path: Path, read) -> None:
     sources, rejected = read(make(tmp_path, {"metadata.jsonl": b"\n".join(lines)}))
     assert [source.name for source in sources] == ["good.mp4", "last.mp4"]
     assert list(rejected) == [f"metadata.jsonl:{n}" for n in range(2, 16)]
-    assert "outside" in rejected["metadata.jsonl:2"]
+    assert (
+        "outside" in rejected["metadata.jsonl:2"]
+        and "set `media` of" in rejected["metadata.jsonl:2"]
+    )
     assert "start is -1" in rejected["metadata.jsonl:11"]
 
 
@@ -213,7 +269,7 @@ def test_paths_of_a_list_may_lie_in_another_folder(tmp_path: Path, read) -> None
     row = json.dumps({"path": str(media / "x" / "a.mp4")})
     make(tmp_path, {"lists/all.jsonl": row})
     sources, rejected = read(tmp_path / "lists" / "all.jsonl")
-    assert not sources and "data.media" in rejected["all.jsonl:1"]
+    assert not sources and "set `media` of the data set" in rejected["all.jsonl:1"]
     sources, rejected = read(tmp_path / "lists" / "all.jsonl", media=media)
     assert [source.name for source in sources] == ["x/a.mp4"] and not rejected
 

@@ -222,7 +222,7 @@ def test_what_is_no_vae(tmp_path: Path, tensors: dict, message: str) -> None:
 
 
 def test_refusals(tmp_path: Path, small: Path) -> None:
-    with pytest.raises(ValueError, match="which latents it makes; set latents to sd or sdxl"):
+    with pytest.raises(ValueError, match="which latents it makes; set vae_space to sd or sdxl"):
         open_vae(small)
     with pytest.raises(ValueError, match="latents is 'wan': expected one of sd, sdxl"):
         open_vae(small, latents="wan")
