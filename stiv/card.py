@@ -118,6 +118,15 @@ class Card:
         return self.sampling.get("prediction", "velocity")
 
     @property
+    def image_attention(self) -> str | None:
+        """What the picture in the network's cross-attention was trained for: "beside" frame
+        replacement or "instead" of it; None for a network without, and where it is not told."""
+        recipe = self.training.get("recipe")
+        data = recipe.get("data") if isinstance(recipe, Mapping) else None
+        known = isinstance(data, Mapping) and self.config.image_cross_attention
+        return data.get("image_attention") if known else None
+
+    @property
     def parameters(self) -> int:
         """Number of the model's parameters."""
         return sum(math.prod(shape) for shape in expected_shapes(self.config).values())

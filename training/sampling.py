@@ -105,8 +105,7 @@ class Sampler:
         settings.setdefault("shift", card.sampling["shift"])
         longest = max(card.tasks, key=_length, default={})
         settings.setdefault("stride", longest.get("stride", [None])[0])
-        recipe = card.training.get("recipe", {}).get("data", {})
-        settings.setdefault("image_attention", recipe.get("image_attention"))
+        settings.setdefault("image_attention", card.image_attention)
         return cls(networks.velocity, codec, shape, device=device, **settings)
 
     def clips(

@@ -93,6 +93,11 @@ class STIVModel(BaseModel):
         kind = ModelType.FLOW if self.card.prediction == "velocity" else ModelType.EPS
         super().__init__(model_config, kind, device=device, unet_model=HostTransformer)
 
+    @property
+    def replaces_frames(self) -> bool:
+        """Whether given frames take the place of noised ones, as in training."""
+        return self.card.image_attention != "instead"
+
     def process_timestep(self, timestep: Tensor, **kwargs: Any) -> Tensor:
         """The time of any flow sampling (0 … 1000, or 0 … 1) as sigma; a diffusion's step
         likewise as its share of all steps, which is what the network embeds."""
@@ -129,10 +134,12 @@ class STIVModel(BaseModel):
             given = noise.new_zeros(1, 1, *noise.shape[2:])
         else:
             frames.check(noise.shape, self.latent_format.latent_channels)
+            given = frames.spread().to(noise)
             clean = frames.latents.to(noise)
             if not frames.is_blank:  # zeros of the model's own scale stay zeros
-                clean = self.process_latent_in(clean)
-            given = frames.spread().to(noise)
+                clean = self.process_latent_in(clean) * given
+            if not self.replaces_frames:  # the picture in its cross-attention is all it gets
+                given = torch.zeros_like(given)
         out["image_latent"] = CONDNoiseShape(clean.to(device))
         out["image_mask"] = CONDNoiseShape(given.to(device))
         return out

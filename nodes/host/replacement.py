@@ -4,7 +4,8 @@ The positive conditioning carries the given frames, raw as the VAE made them. Ev
 the positive sees them clean; the unconditional pass sees them noised like all other frames, since
 the guided prediction is held at the clean frames throughout (`hold_given_frames`). Rounding is
 undone at the end (`finish`). A multi-view input is different: the unconditional pass sees it blank
-(`CleanFrames.blank`), as in training.
+(`CleanFrames.blank`), as in training. A model that was trained to see the first frame in its
+cross-attention instead gets it there, and its frames are neither replaced nor held.
 """
 
 from __future__ import annotations
@@ -48,7 +49,34 @@ class CleanFrames:
     @classmethod
     def batch(cls, frames: Sequence[CleanFrames]) -> CleanFrames:
         """Those of several videos, given at the same places, for one pass."""
-        return replace(frames[0], latents=torch.cat([video.latents for video in frames]))
+        device = frames[0].latents.device  # kept ones come from the disk, pictures from the VAE
+        return replace(frames[0], latents=torch.cat([v.latents.to(device) for v in frames]))
+
+    def beside(self, earlier: CleanFrames | None) -> CleanFrames:
+        """These and the frames that a conditioning has already; blank ones stand alone.
+
+        Raises ValueError where both are given at one place, or for different videos.
+        """
+        if earlier is None or earlier.is_blank or self.is_blank:
+            return self
+        here, there = self.latents, earlier.latents
+        if here.shape[1:] != there.shape[1:]:
+            sizes = ["{1} frames of {2} × {3} latents".format(*z.shape[1:]) for z in (there, here)]
+            raise ValueError(
+                f"{self.node}: the positive prompt has frames from {earlier.node} already, for "
+                f"another video ({sizes[0]}, here {sizes[1]}): give both the same latent, or "
+                "connect the prompt from STIV Text Encode"
+            )
+        if (self.mask & earlier.mask).any():
+            position = int((self.mask & earlier.mask).nonzero()[0])
+            raise ValueError(
+                f"{self.node}: the positive prompt has a frame at position {position} already, "
+                f"from {earlier.node}: remove one of them, or connect the prompt from STIV Text "
+                "Encode"
+            )
+        both = replace_frames(here, there.to(here), earlier.mask[None].to(here.device))
+        teller = earlier if earlier.task else self
+        return replace(teller, latents=both, mask=self.mask | earlier.mask)
 
     def spread(self) -> Tensor:
         """The mask as (1, 1, T, h, w)."""
@@ -74,6 +102,17 @@ class CleanFrames:
                 f"{self.node}: given frames for a batch of {B}, the sampler has a "
                 f"batch of {noise_shape[0]}: use the same batch size"
             )
+
+
+def with_frames(conditioning: list, frames: CleanFrames) -> list:
+    """A conditioning (CONDITIONING) with frames given besides those that it has.
+
+    Raises ValueError where they do not go together, see `CleanFrames.beside`.
+    """
+    return [
+        [text, {**values, FRAMES: frames.beside(values.get(FRAMES))}]
+        for text, values in conditioning
+    ]
 
 
 def entries(conds: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
@@ -144,7 +183,7 @@ def finish(
     samples = executor(
         noise, latent_image, sampler, sigmas, denoise_mask, callback, *args, **kwargs
     )
-    if ends_clean:
+    if ends_clean and model.replaces_frames:
         for entry in entries(guider.conds):
             frames = entry[FRAMES]
             mask_BT = frames.mask[None].to(samples.device)

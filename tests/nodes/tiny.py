@@ -40,11 +40,13 @@ def write(
     space: str = "custom",
     shift: float = 1.0,
     task: tuple[str, int] = ("ti2v", FRAMES),
+    training: dict[str, Any] | None = None,
     **config: Any,
 ) -> Path:
     """An all-in-one checkpoint: network, text encoder and VAE. `config` changes the network.
 
-    task: what its card says that it was trained for, and with how many frames.
+    task: what its card says that it was trained for, and with how many frames. training: what else
+    its card says of that.
     """
     latents = CUSTOM_SPACE if space == "custom" else LATENT_SPACES[space]
     stiv_config = STIVConfig(
@@ -80,6 +82,7 @@ def write(
         },
         tasks=[{"task": task[0], "height": [64, 64], "width": [64, 64], "frames": [task[1]] * 2}],
         sampling={"shift": shift},
+        training=training or {},
         modelspec={"title": "Tiny"},
     )
     network = randomised(STIVTransformer(stiv_config), 1)
