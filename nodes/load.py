@@ -60,8 +60,8 @@ class STIVLoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model_name: str, **kwargs: Any) -> Any:
-        return _fingerprint(folder_paths.get_full_path("diffusion_models", model_name))
+    def fingerprint_inputs(cls, model_name: str | None, **kwargs: Any) -> Any:
+        return _fingerprint("diffusion_models", model_name)
 
     @classmethod
     def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
@@ -107,10 +107,10 @@ class STIVLoadCheckpoint(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, ckpt_name: str, **kwargs: Any) -> Any:
+    def fingerprint_inputs(cls, ckpt_name: str | None, **kwargs: Any) -> Any:
         if ckpt_name == BUNDLED:
-            return _fingerprint(str(BUNDLED_PATH))
-        return _fingerprint(folder_paths.get_full_path("checkpoints", ckpt_name))
+            return _state(str(BUNDLED_PATH))
+        return _fingerprint("checkpoints", ckpt_name)
 
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
@@ -172,8 +172,19 @@ def _safetensors(folder: str) -> list[str]:
     return [name for name in names if name.lower().endswith(".safetensors")]
 
 
-def _fingerprint(path: str | None) -> Any:
-    """Changes when the file does: a checkpoint that training writes anew is loaded anew."""
+def _fingerprint(folder: str, name: str | None) -> Any:
+    """Changes when the file does: a checkpoint that training writes anew is loaded anew.
+
+    A name that comes by wire is not known when the host asks (None): any file of the folder may be
+    meant, and what the wire brings the host watches by itself.
+    """
+    if name is None:
+        return [(each, _fingerprint(folder, each)) for each in _safetensors(folder)]
+    return _state(folder_paths.get_full_path(folder, name))
+
+
+def _state(path: str | None) -> tuple[int, int] | None:
+    """Of a file, or None where there is none."""
     if path is None or not os.path.isfile(path):
         return None
     status = os.stat(path)

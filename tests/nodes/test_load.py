@@ -193,6 +193,19 @@ def test_a_rewritten_file_is_loaded_again(loaded: Loaded) -> None:
     assert node.fingerprint_inputs(ckpt_name="gone.safetensors") is None
 
 
+def test_a_name_by_wire_reloads_only_what_may_have_changed(loaded: Loaded, folders: dict) -> None:
+    """The host asks without the name, before the node that gives it has run."""
+    load_as(loaded, folders)
+    for node, name, file in (
+        ("STIVLoadCheckpoint", "ckpt_name", loaded.path),
+        ("STIVLoadModel", "model_name", folders["diffusion_models"] / "tiny_model.safetensors"),
+    ):
+        states = [tiny.PACK[node].fingerprint_inputs(**{name: None}) for _ in range(2)]
+        assert states[0] == states[1] and file.name in dict(states[0])
+        file.touch()
+        assert tiny.PACK[node].fingerprint_inputs(**{name: None}) != states[0]
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
