@@ -145,10 +145,13 @@ def sampler_of(args: Namespace, prompts: list[str], **settings) -> Sampler:
 
 
 def _picture(path: Path) -> Picture:
-    from PIL import Image
+    from .data.pictures import open_picture, shown, to_rgb
 
-    with Image.open(path) as opened:
-        return opened.convert("RGB")
+    with open(path, "rb") as file:
+        try:
+            return to_rgb(shown(open_picture(file)))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ValueError(f"{path}: no picture that can be read: {error}") from None
 
 
 def score(args: Namespace) -> None:

@@ -16,6 +16,7 @@ from stiv.card import EPSILON, LATENT_SPACES, Card
 from stiv.checkpoint import write_checkpoint
 from tests.models import random_model
 from tests.training.conftest import refused, run
+from training import commands
 from training.export import export
 from training.loop import Trainer
 
@@ -41,6 +42,26 @@ def test_sample_renders_a_video_for_each_prompt(tmp_path: Path) -> None:
         assert frames[0].shape == (64, 64, 3)
         red, _, blue = frames[0].mean((0, 1))
         assert blue > 80 > red  # the given picture is the first frame
+
+
+def test_a_given_picture_is_seen_as_training_sees_it(tmp_path: Path) -> None:
+    """Turned as its EXIF data says, what is transparent white; not as its file holds it."""
+    left, see_through = (
+        Image.new("RGB", (80, 40), "navy"),
+        Image.new("RGBA", (40, 40), (0, 0, 0, 0)),
+    )
+    left.paste("red", (0, 0, 40, 40))
+    turned = left.getexif()
+    turned[0x0112] = 6  # to be shown turned clockwise
+    left.save(tmp_path / "turned.png", exif=turned)
+    see_through.save(tmp_path / "clear.png")
+    picture = commands._picture(tmp_path / "turned.png")
+    assert (picture.mode, picture.size) == ("RGB", (40, 80))
+    assert picture.getpixel((20, 10)) == (255, 0, 0) and picture.getpixel((20, 70)) == (0, 0, 128)
+    assert commands._picture(tmp_path / "clear.png").getpixel((20, 20)) == (255, 255, 255)
+    (tmp_path / "broken.png").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"broken\.png: no picture that can be read"):
+        commands._picture(tmp_path / "broken.png")
 
 
 @pytest.mark.parametrize("words", [("sample", "--prompt", "a boat", "--out", "{out}"), ("score",)])
