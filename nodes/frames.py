@@ -6,13 +6,12 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import node_helpers
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..stiv.frames import GivenFrame, GivenFrames, frame_mask, replace_frames, to_canvas
-from .host.replacement import FRAMES, CleanFrames
+from .host.replacement import CleanFrames, with_frames
 from .host.report import tell
 from .host.vae import check_vae, encode_pictures
 
@@ -218,7 +217,7 @@ class STIVFrameReplacement(io.ComfyNode):
         frames, samples, report = give_frames(given, vae, samples, node)
         out = {key: value for key, value in latent.items() if key != "downscale_ratio_spacial"}
         out["samples"] = samples
-        positive = node_helpers.conditioning_set_values(positive, {FRAMES: frames})
+        positive = with_frames(positive, frames)
         tell(cls, report)
         return io.NodeOutput(positive, negative, out)
 
@@ -253,7 +252,8 @@ def _encode(given: list[GivenFrame], vae: Any, shape: torch.Size, node: str) -> 
                 sizes.add("{1} × {0}".format(*picture.shape[:2]))
             pictures[frame.position] = fit_picture(picture, width, height)
     if pictures:
-        encoded = encode_pictures(vae, torch.stack(list(pictures.values())))
+        # Wherever each of them is: the VAE takes them from there.
+        encoded = encode_pictures(vae, torch.stack([each.cpu() for each in pictures.values()]))
         latents |= dict(zip(pictures, encoded, strict=True))
     channels = {position: z.shape[0] for position, z in latents.items()}
     wanted = vae.latent_channels

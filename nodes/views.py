@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.utils
-import node_helpers
 import torch
 from comfy_api.latest import io, ui
 from PIL import ImageColor
@@ -16,7 +15,7 @@ from ..stiv.subject import cut_out, frame_subject
 from ..stiv.views import MOST_CAMERAS, ZERO123PLUS, Rig, parse_cameras, turntable
 from .drawing import draw_rig
 from .frames import give_frames
-from .host.replacement import FRAMES
+from .host.replacement import with_frames
 from .host.report import tell
 from .host.vae import check_vae
 
@@ -145,11 +144,11 @@ class STIVMultiView(io.ComfyNode):
         samples = torch.zeros(1, vae.latent_channels, frames, side, side)
         given = [GivenFrame(0, view, "image")]
         clean, samples, placed = give_frames(given, vae, samples, _NODE, task="multi_view")
-        positive = node_helpers.conditioning_set_values(positive, {FRAMES: clean})
-        negative = node_helpers.conditioning_set_values(negative, {FRAMES: clean.blank()})
+        positive = with_frames(positive, clean)
+        negative = with_frames(negative, clean.blank())
         tell(cls, f"{cameras.name}: {len(cameras.cameras)} views; {report}; {placed}")
-        preview = torch.stack([draw_rig(cameras, _PREVIEW), _resized(view[..., :3], _PREVIEW)])
-        return io.NodeOutput(positive, negative, {"samples": samples}, ui=ui.PreviewImage(preview))
+        shown = ui.PreviewImage(_preview(cameras, view))
+        return io.NodeOutput(positive, negative, {"samples": samples}, ui=shown)
 
 
 def _rig_input() -> io.DynamicCombo.Input:
@@ -225,7 +224,7 @@ def _framed(
         below = max(_STEP, size // _STEP * _STEP)
         raise ValueError(f"size is {size}, not a multiple of {_STEP}: use {below} or {below + 16}")
     if mask is not None:
-        mask = mask.reshape(-1, *mask.shape[-2:])  # some nodes leave out the batch
+        mask = mask.reshape(-1, *mask.shape[-2:]).to(image.device)  # some leave out the batch
     for name, batch in (("image", image), ("mask", mask)):
         if batch is not None and len(batch) != 1:
             raise ValueError(
@@ -243,6 +242,11 @@ def _framed(
         ) from None
     view = frame_subject(image[0], found.alpha, size, margin, colour)
     return view, f"subject cut out by {found.by}, centred on {background}"
+
+
+def _preview(cameras: Rig, view_HWC: Tensor) -> Tensor:
+    """(2, H, W, 3) on the CPU: the rig, and the input view, wherever that is."""
+    return torch.stack([draw_rig(cameras, _PREVIEW), _resized(view_HWC[..., :3], _PREVIEW).cpu()])
 
 
 def _resized(picture_HWC: Tensor, side: int) -> Tensor:

@@ -307,7 +307,9 @@ def sample_segments(
     settings = recipe.settings
     samples = comfy.sample.sample(
         recipe.model, torch.cat(noise), settings.steps, settings.cfg, settings.sampler_name,
-        settings.scheduler, positive, negative, torch.cat(latents), seed=tasks[0].seed,
+        settings.scheduler, positive, negative,
+        # Of kept frames on the CPU, of pictures where the VAE put them.
+        torch.cat([z.to(latents[0].device) for z in latents]), seed=tasks[0].seed,
         callback=latent_preview.prepare_callback(recipe.model, settings.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
     )  # fmt: skip

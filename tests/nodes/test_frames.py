@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import comfy.sd
@@ -81,6 +82,53 @@ def test_wires_in_a_row_equal_one(loaded: Loaded) -> None:
     one = replace(loaded, place(frames, "0,3"))[2]["samples"]
     chained = place(frames[:1], "first", place(frames[1:], "-1"))
     assert torch.equal(replace(loaded, chained)[2]["samples"], one)
+
+
+def after(loaded: Loaded, before: tuple, placed: Any, **inputs: Any) -> tuple:
+    """A second STIV Frame Replacement, behind a first one."""
+    positive, negative, latent = before
+    inputs = {"positive": positive, "negative": negative, "latent": latent, **inputs}
+    return tiny.run("STIVFrameReplacement", vae=loaded.vae, stiv_frames=placed, **inputs)
+
+
+def test_a_second_node_adds_to_the_frames_of_the_first(loaded: Loaded) -> None:
+    frames = pictures(2)
+    first = replace(loaded, place(frames[:1], "first"))
+    second = after(loaded, first, place(frames[1:], "last"))
+    assert first[0][0][1]["stiv_frames"].mask.tolist() == [True, False, False, False]
+    one = replace(loaded, place(frames, "first,last"))
+    assert close(second[2]["samples"], one[2]["samples"]) < 1e-5  # encoded one by one, or together
+    given_frames = second[0][0][1]["stiv_frames"]
+    assert given_frames.mask.tolist() == [True, False, False, True]
+    positive, negative, latent = second
+    scene = Scene(loaded.model, positive, negative, latent, given_frames.latents, given_frames.mask)
+    samples = scene.sample()
+    assert_given(samples, scene)
+    assert close(samples, scene.but(positive=one[0], latent=one[2]).sample()) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("positions", "frames", "message"),
+    [
+        ("0-1", 4, "has a frame at position 0 already, from STIV Frame Replacement: remove one"),
+        ("last", 5, "another video (4 frames of 8 × 8 latents, here 5 frames of 8 × 8 latents)"),
+    ],
+)
+def test_a_second_node_that_does_not_fit(
+    loaded: Loaded, positions: str, frames: int, message: str
+) -> None:
+    first = replace(loaded, place(pictures(1), "first"))
+    placed = place(pictures(len(positions.split("-"))), positions)
+    latent = tiny.run("STIVEmptyLatent", width=64, height=64, frames=frames, batch_size=1)
+    with pytest.raises(ValueError, match=f"^STIV Frame Replacement: .*{re.escape(message)}"):
+        after(loaded, first, placed, latent=latent)
+
+
+def test_frames_of_one_pass_may_lie_on_different_devices() -> None:
+    mask = torch.tensor([True, False])
+    on_device, kept = (torch.zeros(1, 4, 2, 8, 8, device=d) for d in ("meta", "cpu"))
+    together = CleanFrames.batch([CleanFrames(on_device, mask), CleanFrames(kept, mask)])
+    assert together.latents.shape == (2, 4, 2, 8, 8) and together.latents.is_meta
 
 
 def test_latents_are_handed_over_as_they_are(loaded: Loaded) -> None:

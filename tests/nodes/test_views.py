@@ -10,12 +10,14 @@ from typing import Any
 import comfy_extras.nodes_dataset
 import pytest
 import torch
+from ComfyUI_STIV.nodes import views
 from ComfyUI_STIV.nodes.drawing import draw_rig
 from ComfyUI_STIV.nodes.views import STIVMultiView
 from ComfyUI_STIV.stiv.frames import GivenFrames
 from ComfyUI_STIV.stiv.subject import frame_subject
 from ComfyUI_STIV.stiv.views import ZERO123PLUS, Rig, parse_cameras, turntable
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.nodes import scenes, tiny
 from tests.nodes.scenes import Loaded, Scene
@@ -85,6 +87,19 @@ def test_it_is_frame_replacement(six_views: Loaded) -> None:
     assert torch.equal(by_hand[2]["samples"], latent["samples"])
     one, other = (out[0][1]["stiv_frames"] for out in (positive, by_hand[0]))
     assert torch.equal(one.latents, other.latents) and torch.equal(one.mask, other.mask)
+
+
+def test_frames_may_be_given_besides_the_input_view(six_views: Loaded) -> None:
+    positive, negative, latent = multi_view(six_views, mask=disc())
+    inputs = {"positive": positive, "negative": negative, "vae": six_views.vae, "latent": latent}
+    placed = GivenFrames().place(torch.rand(1, SIZE, SIZE, 3), "last")
+    out = tiny.run("STIVFrameReplacement", stiv_frames=placed, **inputs)
+    scene = scene_of(six_views, *out)
+    assert scene.mask.tolist() == [True] + [False] * 5 + [True]
+    assert torch.equal(scene.clean[:, :, 0], latent["samples"][:, :, 0])
+    assert_given(scene.sample(), scene)
+    with pytest.raises(ValueError, match=r"^STIV Multi-View: .* at position 0 already, from"):
+        multi_view(six_views, mask=disc(), positive=positive)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpmpp_2m_sde", "lcm"])
@@ -237,6 +252,15 @@ def test_the_rig_and_the_framed_view_are_shown_on_the_node(six_views: Loaded) ->
     drawn = (draw_rig(ZERO123PLUS, 512).reshape(-1, 3) * 255).round().long()
     assert (rig - drawn).abs().max() <= 1
     assert view[0].tolist() == [255, 255, 255] and view[512 * 256 + 256].tolist() != view[0]
+
+
+def test_the_preview_is_drawn_wherever_the_view_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--gpu-only leaves pictures on the GPU."""
+    drawn = draw_rig(ZERO123PLUS, 512)
+    monkeypatch.setattr(views, "draw_rig", lambda *args: drawn)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        preview = views._preview(ZERO123PLUS, torch.zeros(SIZE, SIZE, 3, device="cuda"))
+    assert preview.shape == (2, 512, 512, 3) and preview.device.type == "cpu"
 
 
 @pytest.mark.parametrize(
