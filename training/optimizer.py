@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from .adafactor import AdaFactor, Beta2Mode, Precision
 
-__all__ = ["AdaFactor", "build_optimizer", "load_optimizer_state", "optimizer_state"]
+__all__ = ["AdaFactor", "build_optimizer", "optimizer_state"]
 
 
 def build_optimizer(
@@ -80,32 +80,6 @@ def optimizer_state(
         for parameter, group in groups.items()
         for field, value in _state_of(optimizer, parameter, group).items()
     }
-
-
-@torch.no_grad()
-def load_optimizer_state(
-    optimizer: Optimizer, named_parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
-) -> None:
-    """Copy tensors as `optimizer_state` names them into the optimizer.
-
-    Raises ValueError, before anything is changed, for names or shapes that do not fit.
-    """
-    state = optimizer_state(optimizer, named_parameters)
-    if wrong := sorted(set(state) ^ set(tensors)):
-        where = "is missing" if wrong[0] in state else "belongs to no parameter of this run"
-        raise ValueError(
-            f"optimizer state: {wrong[0]!r} {where} ({len(wrong)} names differ): "
-            "resume with the model and the optimizer that the state was saved with"
-        )
-    for name, target in state.items():
-        if target.shape != tensors[name].shape:
-            raise ValueError(
-                f"optimizer state: {name!r} has shape {tuple(tensors[name].shape)}: "
-                f"expected {tuple(target.shape)}"
-            )
-    for name, target in state.items():
-        if target is not tensors[name]:
-            target.copy_(tensors[name])
 
 
 def _state_of(optimizer: Optimizer, parameter: Tensor, group: dict) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from training.ema import EMA
-from training.optimizer import build_optimizer, load_optimizer_state, optimizer_state
+from training.optimizer import build_optimizer, optimizer_state
 
 STEPS = 4
 DTYPE = torch.float64
@@ -138,7 +138,6 @@ def _resume(mesh: DeviceMesh, setting: dict, folder: str) -> dict:
     state = optimizer_state(optimizer, parameters)
     saved = {"weights": parameters, "optimizer": state, "average": average.tensors}
     checkpoint.load(saved, checkpoint_id=folder, process_group=mesh.get_group())
-    load_optimizer_state(optimizer, parameters, state)
     loaded = everything(module, optimizer, average)
     set_gradients(module, STEPS)
     optimizer.step()

@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
 from math import isfinite, lcm
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -116,8 +116,8 @@ class BatchSpec:
 class Bucket:
     """A bucket in a stream's plan. `count` samples, `batches` per epoch, each of `batch` samples.
 
-    An epoch passes `repeats` times over the samples, of which it leaves out the last `dropped`:
-    they do not fill a batch. Other samples are left out in every epoch.
+    An epoch passes `repeats` times over the samples and leaves out the last of them, that do not
+    fill a batch. Other samples are left out in every epoch.
     """
 
     name: str
@@ -130,22 +130,17 @@ class Bucket:
         """Global batches per epoch."""
         return self.count * self.repeats // self.batch
 
-    @property
-    def dropped(self) -> int:
-        """Samples (times repeats) that an epoch leaves out."""
-        return self.count * self.repeats % self.batch
-
 
 class Plan:
     """The batches of a run of `steps` steps.
 
-    In an epoch of its stream a sample comes `repeats` times, once less where it is among the
-    bucket's `dropped`. A bucket with fewer samples than its batch is repeated until it fills one,
+    In an epoch of its stream a sample comes `repeats` times, once less where it is among those
+    that fill no batch. A bucket with fewer samples than its batch is repeated until it fills one,
     with a warning: four clips can be overfitted with a batch of eight. There, too, samples come
     equally often give or take one.
 
     The order depends on the seed, the streams' order, batches, repeats and counts, and not on
-    ranks, workers or `steps`: a run may be prolonged. See `digest`.
+    ranks, workers or `steps`: a run may be prolonged.
 
     Raises ValueError for streams, batches or weights that make no plan.
     """
@@ -193,34 +188,6 @@ class Plan:
     def stream_name(self, stream: int) -> str:
         """The stream's name, or its number where it has none."""
         return _name(stream, self.streams[stream])
-
-    def steps_per_epoch(self, stream: int) -> int:
-        """Steps of this stream in which it goes through its data once (times repeats)."""
-        return self._ends[stream][-1]
-
-    def dropped(self) -> dict[str, dict[str, int]]:
-        """Samples (times repeats) that an epoch leaves out, by stream and bucket; 0 included."""
-        return {
-            self.stream_name(i): {bucket.name: bucket.dropped for bucket in buckets}
-            for i, buckets in enumerate(self.buckets)
-        }
-
-    def digest(self) -> dict[str, Any]:
-        """What the order depends on, to compare before resuming; JSON values only."""
-        streams = []
-        for stream, buckets in zip(self.streams, self.buckets, strict=True):
-            described = {bucket.name: [bucket.count, bucket.batch] for bucket in buckets}
-            digest = getattr(stream.dataset, "digest", None)
-            streams.append(
-                {
-                    "data": digest() if digest else None,
-                    "buckets": described,
-                    "weight": stream.weight,
-                    "still": stream.still,
-                    "repeats": stream.repeats,
-                }
-            )
-        return {"seed": self.seed, "streams": streams}
 
     def _shuffle(self, index: int, count: int, *purpose: int) -> int:
         """Place of `index` in the permutation of [0, count) that belongs to a purpose."""

@@ -14,12 +14,10 @@ from .chart import line_chart
 from .metrics import FILE, duration, read_metrics
 
 PAGE = "report.html"
-DATA_SUMMARY = "data_report.txt"
 HELD_OUT = "heldout/"
 
 _SHEETS = 3  # newest contact sheets on the page
 _SHEET_BYTES = 8 * 2**20  # larger ones are linked
-_TEXT_BYTES = 2**20
 _CURVES = {"loss": "Loss", "lr": "Learning rate", "grad_norm": "Gradient norm"}
 _TOO = {"tokens_per_s": "Tokens per second", "mfu": "Share of the device's peak (MFU)"}
 
@@ -35,29 +33,25 @@ svg polyline { fill: none; stroke-width: 1.5 } svg .grid { stroke: var(--faint) 
 .legend i { display: inline-block; width: .7em; height: .7em; margin-right: .3em }
 table { border-collapse: collapse } td, th { padding: .1rem 1rem .1rem 0; text-align: left }
 th { font-weight: normal; opacity: .7 } td { overflow-wrap: anywhere } img { max-width: 100% }
-pre { overflow-x: auto; white-space: pre-wrap }
 """
 
 
-def write_report(run_folder: Path, config: Mapping[str, Any], data_summary: str = "") -> Path:
+def write_report(run_folder: Path, config: Mapping[str, Any]) -> Path:
     """Write `report.html` into a run's folder, atomically; returns its path.
 
     Curves and totals come from metrics.jsonl, pictures from the newest contact sheets in
-    samples/ (inside the page; a sheet above 8 MiB is linked), the data's summary from
-    `data_summary` or the file data_report.txt. Whatever is missing is left out. Every text is
-    escaped. Raises OSError when the page cannot be written.
+    samples/ (inside the page; a sheet above 8 MiB is linked). Whatever is missing is left out.
+    Every text is escaped. Raises OSError when the page cannot be written.
     """
     folder = Path(run_folder)
     entries = read_metrics(folder / FILE)
     name = str(config.get("name") or folder.name)
-    summary = data_summary or _read_text(folder / DATA_SUMMARY)
     sections = [
         f"<h1>{html.escape(name)}</h1>",
         _table(_totals(entries, config), "totals"),
         _section("Curves", _grid(_curves(entries))),
         _section("Held-out loss", _grid(_held_out(entries))),
         _section("Samples", "\n".join(_sheets(folder))),
-        _section("Data", f"<pre>{html.escape(summary)}</pre>" if summary else ""),
         _section("Settings", _table(dict(_flat(config)), "settings")),
     ]
     page = (
@@ -158,10 +152,3 @@ def _grid(charts: Iterator[str]) -> str:
 
 def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _read_text(path: Path) -> str:
-    if not path.is_file():
-        return ""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read(_TEXT_BYTES)
