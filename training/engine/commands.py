@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .step import Step, make_step
@@ -21,7 +22,7 @@ CLIP = (
 
 def scan(args: Namespace) -> None:
     """List, probe and fingerprint the files; mark duplicates."""
-    from .duplicates import mark_duplicates
+    from .executors import mark
     from .scan import list_files
 
     probe, fingerprint = _steps(args, ["probe", "fingerprint"])
@@ -29,9 +30,8 @@ def scan(args: Namespace) -> None:
     work = Work.create(args.work, args.media)
     changed = list_files(work, args.format, shard_files=args.shard_files)
     print(f"{changed} files are new or have changed")
-    _execute(args, work, [probe])
-    _execute(args, work, [fingerprint])
-    print(f"{mark_duplicates(work)} files show what another shows")
+    probing = _execute(args, work, [probe])
+    mark(args, work, after=_execute(args, work, [fingerprint], after=probing))
 
 
 def segment(args: Namespace) -> None:
@@ -39,8 +39,8 @@ def segment(args: Namespace) -> None:
     given = {"min_seconds": args.min_seconds, "max_seconds": args.max_seconds}
     settings = {name: value for name, value in given.items() if value is not None}
     work = Work.open(args.work, args.media)
-    _execute(args, work, _steps(args, ["segments"], {"segments": settings}))
-    print(f"{sum(1 for _ in work.rows())} segments")
+    if _execute(args, work, _steps(args, ["segments"], {"segments": settings})) is None:
+        print(f"{sum(1 for _ in work.rows())} segments")
 
 
 def features(args: Namespace) -> None:
@@ -65,14 +65,17 @@ def filter_rows(args: Namespace) -> None:
     from .filter import load_filter, run_filter
 
     name, rules = load_filter(args.rules)
-    print(run_filter(Work.open(args.work, args.media), name, rules).summary())
+    work = Work.open(args.work, args.media, is_read=False)
+    work.need_segments()
+    print(run_filter(work, name, rules).summary())
 
 
 def export(args: Namespace) -> None:
     """List the kept segments for the trainer."""
     from .export import export as write
 
-    work = Work.open(args.work, args.media)
+    work = Work.open(args.work, args.media, is_read=False)
+    work.need_segments()
     done = write(work, args.out, args.captions)
     print(f"{args.out}: {done.kept} clips; data.media of the recipe is {work.media}")
     if done.uncaptioned:
@@ -87,22 +90,42 @@ def merge(args: Namespace) -> None:
     """Bring the rows of several runs together."""
     from .rows import merge_files
 
+    if args.into:
+        _merge_into(Work.open(args.into, is_read=False), args.rows)
+        return
     print(f"{args.out}: {merge_files(args.rows, args.out)} rows")
+
+
+def _merge_into(work: Work, others: Sequence[Path]) -> None:
+    from .merging import merge_work
+
+    work.need_segments()
+    for folder in others:
+        taken, unknown = merge_work(work, Work.open(folder, is_read=False))
+        print(f"{folder}: the sections of {taken} segments are in {work.folder}")
+        if unknown:
+            print(
+                f"{unknown} segments are in no shard of the same number there: left out. Scan the "
+                "same files with the same --shard-files and cut them alike"
+            )
 
 
 def status(args: Namespace) -> None:
     """Say how far each step is."""
     from .status import progress
 
-    print(progress(Work.open(args.work)))
+    print(progress(Work.open(args.work, is_read=False)))
 
 
 def run_steps(
     args: Namespace, work: Work, names: Sequence[str], settings: Mapping[str, Any] | None = None
-) -> None:
-    """Run steps with the options that every step has. settings: of each of them."""
+) -> str | None:
+    """Run steps with the options that every step has. settings: of each of them.
+
+    Returns None where they have ended, else the job that was submitted, see `executors.execute`.
+    """
     each = {name: dict(settings or {}) for name in names}
-    _execute(args, work, _steps(args, names, each))
+    return _execute(args, work, _steps(args, names, each))
 
 
 def _steps(
@@ -118,7 +141,9 @@ def _steps(
     ]
 
 
-def _execute(args: Namespace, work: Work, steps: Sequence[Step]) -> None:
+def _execute(
+    args: Namespace, work: Work, steps: Sequence[Step], after: str | None = None
+) -> str | None:
     from .executors import execute
 
-    execute(args, work, steps)
+    return execute(args, work, steps, after)

@@ -25,6 +25,7 @@ from ..files import atomic
 
 SCHEMA = 1
 LARGEST_ROW = LARGEST_CAPTION  # bytes of one line
+_ROOM = 2**16  # of these, that steps leave to what is written beside them, as `filter`
 _SECTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _ID = re.compile(r"[0-9a-zA-Z_.-]{1,200}")
 _FIRST = ("schema", "id", "source", "segment")  # keys that are no sections, in their order
@@ -135,13 +136,40 @@ def check_row(row: Any) -> Row:
 def to_line(row: Row) -> str:
     """The row as a line of a file, its sections in alphabetical order so that equal rows are equal
     lines. Raises ValueError for what JSON cannot hold (NaN) or what is too long."""
+    line = _encoded(row)
+    if len(line) >= LARGEST_ROW:
+        raise ValueError(
+            f"row {row.get('id')} of {file_name(row)} takes {len(line)} bytes: expected less than "
+            f"{LARGEST_ROW}"
+        )
+    return line.decode() + "\n"
+
+
+def length(row: Row) -> int:
+    """Bytes of the row's line. Raises ValueError for what JSON cannot hold."""
+    return len(_encoded(row))
+
+
+def with_sections(row: Row, made: Mapping[str, Section]) -> Row:
+    """The row with sections that were made for it.
+
+    Where it would become too long to be written, the largest of them give way to an error.
+    """
+    whole = {**row, **made}
+    sizes = {name: len(json.dumps(section)) for name, section in made.items()}
+    for name in sorted(made, key=lambda name: -sizes[name]):
+        if length(whole) <= LARGEST_ROW - _ROOM:
+            break
+        why = f"gave {sizes[name]} bytes: with them the row is longer than rows may be"
+        whole[name] = {"error": why, "made_by": made[name].get("made_by", {})}
+    return whole
+
+
+def _encoded(row: Row) -> bytes:
     names = [*(name for name in _FIRST if name in row), *sorted(sections(row))]
     ordered = {name: row[name] for name in names}
     line = json.dumps(ordered, ensure_ascii=False, allow_nan=False, separators=(", ", ": "))
-    line = line.encode("utf-8", "backslashreplace").decode()  # halves of surrogate pairs
-    if len(line.encode()) >= LARGEST_ROW:
-        raise ValueError(f"row {row.get('id')} is longer than {LARGEST_ROW} bytes")
-    return line + "\n"
+    return line.encode("utf-8", "backslashreplace")  # halves of surrogate pairs
 
 
 # --- files of rows -------------------------------------------------------------------------------

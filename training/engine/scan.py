@@ -21,11 +21,12 @@ from PIL import Image
 from ..data.formats import Source, read_sources
 from ..files import atomic
 from .reader import Reader
-from .rows import SCHEMA, Row, Section
+from .rows import SCHEMA, Row, Section, length
 from .step import Kind, Step
 from .work import Work
 
 SHARD_FILES = 100
+LARGEST_SOURCE = 2**16  # bytes of a file's name and captions, which every segment's row repeats
 SLOWEST_DISK = 20e6  # bytes per second: so long may a large file take to be read
 _FLAT = 4.0  # standard deviation of grey levels below which a frame shows nothing to tell it by
 
@@ -38,11 +39,12 @@ Format = Literal["folder", "frames", "webdataset"]
 def list_files(work: Work, format: Format = "folder", *, shard_files: int = SHARD_FILES) -> int:
     """Adds a row for every file that has none, and renews those of files that have changed.
 
-    Files keep their shard, and rows of files that are gone stay. What cannot be listed ends up in
-    quarantine/listing.jsonl. Returns the number of rows that are new or renewed. Raises ValueError
+    Where only the captions changed, what steps found out about the file stays. Files keep their
+    shard, and rows of files that are gone stay. What cannot be listed ends up in
+    quarantine/listing.jsonl. Returns the number of rows that are new or changed. Raises ValueError
     where there is no data set of that format.
     """
-    known = {row["id"]: _state(row) for row in work.rows("files")}
+    known = {row["id"]: (_state(row), _captions(row)) for row in work.rows("files")}
     rejected: list[dict[str, str]] = []
 
     def reject(path: str, reason: str) -> None:
@@ -53,17 +55,17 @@ def list_files(work: Work, format: Format = "folder", *, shard_files: int = SHAR
         for source in read_sources(work.media, format, reject=reject):
             try:
                 row = _row(source)
-            except OSError as error:
+            except (OSError, ValueError) as error:
                 reject(source.name, str(error))
                 continue
             if row["id"] not in known:
                 new.add(row)
-            elif known[row["id"]] != _state(row):
+            elif known[row["id"]] != (_state(row), _captions(row)):
                 changed[row["id"]] = row
     for shard in work.shards("files"):
         if any(row["id"] in changed for row in shard.rows()):
             with shard.changing():
-                shard.write(changed.get(row["id"], row) for row in shard.rows())
+                shard.write(_renewed(row, changed.get(row["id"], row)) for row in shard.rows())
     _write_rejected(work.folder / "quarantine" / "listing.jsonl", rejected)
     return new.count + len(changed)
 
@@ -76,11 +78,27 @@ def _row(source: Source) -> Row:
         info["member"] = asdict(source.member)
     info |= {"size": size, "modified": stat.st_mtime_ns, "captions": list(source.captions)}
     digest = hashlib.sha256(source.name.encode()).hexdigest()
-    return {"schema": SCHEMA, "id": f"file-{digest[:24]}", "source": info}
+    row = {"schema": SCHEMA, "id": f"file-{digest[:24]}", "source": info}
+    if (size := length(row)) > LARGEST_SOURCE:
+        raise ValueError(
+            f"name and captions take {size} bytes: expected at most {LARGEST_SOURCE}: shorten "
+            "the captions"
+        )
+    return row
 
 
 def _state(row: Row) -> tuple[int, int]:
     return row["source"]["size"], row["source"]["modified"]
+
+
+def _captions(row: Row) -> str:
+    """Digest of the captions that the file came with."""
+    return hashlib.sha256(json.dumps(row["source"]["captions"]).encode()).hexdigest()[:16]
+
+
+def _renewed(row: Row, listed: Row) -> Row:
+    """The row as it is listed now, with its sections where the file itself is the same."""
+    return {**row, **listed} if _state(row) == _state(listed) else listed
 
 
 class _NewRows:
@@ -173,6 +191,7 @@ class Fingerprint(Step):
     kind: ClassVar[Kind] = "files"
     after: ClassVar[tuple[str, ...]] = ("probe",)
     packages: ClassVar[dict[str, str]] = {"imagehash": "ImageHash"}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"count": (1, 100)}
 
     count: int = 5  # frames, in the middle of as many equal parts of the file
 

@@ -79,7 +79,7 @@ class Shard:
             made.setdefault(entry["id"], {}).update(entry["sections"])
         if made:
             with self.changing():
-                self.write({**row, **made.get(row["id"], {})} for row in self.rows())
+                self.write(table.with_sections(row, made.get(row["id"], {})) for row in self.rows())
 
     def take_in_leftovers(self) -> None:
         """Takes in the logs of runs that were killed, whatever their steps."""
@@ -120,8 +120,11 @@ class Work:
     media: Path
 
     @classmethod
-    def open(cls, folder: Path, media: Path | None = None) -> Work:
-        """An existing work folder; `media`, where the files have moved to. Raises ValueError."""
+    def open(cls, folder: Path, media: Path | None = None, *, is_read: bool = True) -> Work:
+        """An existing work folder; `media`, where the files have moved to.
+
+        is_read: whether the media are read, and so have to be there. Raises ValueError.
+        """
         path = folder / _DESCRIPTION
         try:
             described = json.loads(path.read_bytes())
@@ -136,7 +139,7 @@ class Work:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path} is damaged ({error!r}): run `data scan` again") from None
         work = cls(folder, media or found)
-        if not work.media.is_dir():
+        if is_read and not work.media.is_dir():
             raise ValueError(f"{work.media}: the media are not there: name their folder by --media")
         return work
 
@@ -161,6 +164,14 @@ class Work:
             key=int,
         )
         return [Shard(self.folder, kind, name) for name in names[part[0] :: part[1]]]
+
+    def need_segments(self) -> None:
+        """Raises ValueError where `segment` was not run yet."""
+        if not self.shards("segments"):
+            raise ValueError(
+                f"{self.folder} has no segments yet: run `python -m training data segment "
+                f"--work {self.folder}` first"
+            )
 
     def rows(self, kind: Kind = "segments") -> Iterator[Row]:
         """Every row, in order. Raises ValueError naming a bad line."""

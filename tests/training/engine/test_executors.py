@@ -15,6 +15,7 @@ import pytest
 from scripts.prepare import ROOT
 from tests.training.engine import slurm
 from tests.training.engine.small_work import FEATURES, contents
+from training.cli import main
 from training.engine.executors import execute
 from training.engine.step import make_step
 from training.engine.work import Work
@@ -28,16 +29,31 @@ def options(executor: str, **changes) -> Namespace:
     return Namespace(**{**values, **changes})
 
 
-def test_datatrove_makes_the_same_and_skips_finished_tasks(work: Work, whole, capfd) -> None:
+def test_datatrove_makes_the_same_and_no_row_twice(work: Work, whole, capfd) -> None:
     steps = [make_step(name) for name in FEATURES]
     execute(options("datatrove"), work, steps)
     logs = work.folder / "tasks"
     assert len(list(logs.glob("*/completions/*"))) == 2
+    assert contents(work.folder).items() >= whole.items()
+    *_, last = work.shards("segments")
+    rows = list(last.rows())
+    last.write([{k: v for k, v in row.items() if k != "motion"} for row in rows])  # as new ones
     capfd.readouterr()
     execute(options("datatrove"), work, steps)
-    assert "already been completed" in capfd.readouterr().err
+    said = capfd.readouterr().out
+    assert f"motion: {len(rows)} made" in said and "picture" not in said
     shutil.rmtree(logs)
     assert contents(work.folder) == whole
+
+
+def test_a_task_does_not_begin_without_the_media(work: Work) -> None:
+    """On a machine that does not see them every row would be marked as broken."""
+    pytest.importorskip("datatrove")
+    from training.engine.tasks import ShardTask
+
+    task = ShardTask(Work(work.folder, work.folder / "gone"), [make_step("picture")], 1, 60, False)
+    with pytest.raises(ValueError, match="media are not there"):
+        task.run()
 
 
 @pytest.mark.slow  # half a minute
@@ -100,6 +116,43 @@ def test_slurm_gets_a_job_array(work: Work, tmp_path: Path, monkeypatch) -> None
     assert asked >= {"partition=cpu", "cpus-per-task=2", "time=1:00:00", "mem-per-cpu=1G"}
     assert any(option.startswith("array=0-1") for option in asked)
     assert f"export PYTHONPATH={ROOT}:$PYTHONPATH" in lines
+
+
+def test_the_steps_of_a_scan_wait_for_each_other(work: Work, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("datatrove")
+    (tmp_path / "sbatch").write_text(SBATCH.format(folder=tmp_path))
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    scan(work.media, tmp_path / "new", "--executor", "slurm", "--partition", "cpu")
+    told = (tmp_path / "told").read_text().splitlines()
+    arrays = [line.split()[2:-1] for line in told if "RUN_OFFSET" in line]
+    assert arrays == [[], ["--dependency=afterany:1"], ["--dependency=afterany:3"]]
+    rows = list(Work.open(tmp_path / "new").rows("files"))
+    assert len(rows) == 7 and not any("duplicate" in row for row in rows)  # not yet
+
+
+SBATCH = """#!/bin/sh
+echo sbatch "$@" >> {folder}/told
+echo Submitted batch job $(wc -l < {folder}/told)
+"""
+
+
+def scan(media: Path, work: Path, *words: object) -> None:
+    line = ["data", "scan", "--media", media, "--work", work, "--shard-files", 4, *words]
+    with pytest.raises(SystemExit) as end:
+        main(list(map(str, line)))
+    assert not end.value.code, end.value.code
+
+
+@needs_slurm
+@pytest.mark.slow  # a minute
+def test_a_scan_by_slurm_makes_the_same(media: Path, tools, tmp_path: Path) -> None:
+    scan(media, tmp_path / "one")
+    scan(media, tmp_path / "two", "--executor", "slurm", "--partition", slurm.PARTITION,
+         "--tasks", 2, "--workers", 1, "--task-memory", 1)  # fmt: skip
+    slurm.wait(tools)
+    shutil.rmtree(tmp_path / "two" / "tasks")
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
 @needs_slurm

@@ -158,6 +158,45 @@ def test_videos_in_tars_and_folders_of_frames(tmp_path: Path) -> None:
     assert json.loads(line)["fps"] == 24 and (clip.frames == frames[:36:3]).all()
 
 
+def test_rows_are_read_without_the_media_and_those_of_two_runs_merge(tmp_path, capsys) -> None:
+    media, one, two = (tmp_path / name for name in ("media", "one", "two"))
+    media.mkdir()
+    write_video(media / "a.mp4", list(moving(1, 45)), 15)
+    command("scan", "--media", media, "--work", one)
+    for words in (("features",), ("filter", "pretrain"), ("export", "--out", tmp_path / "x.jsonl")):
+        with pytest.raises(SystemExit, match=f"has no segments yet: run .* --work {one}` first"):
+            main(["data", *map(str, words), "--work", str(one)])
+    command("segment", "--work", one)
+    shutil.copytree(one, two)
+    command("features", "--work", one, "--only", "motion")
+    command("features", "--work", two, "--only", "clarity")
+    media.rename(tmp_path / "moved")
+    command("merge", two, "--into", one)
+    (row,) = Work.open(one, is_read=False).rows()
+    assert row["motion"]["score"] > 0 and row["clarity"]["score"] > 0
+    rules = tmp_path / "mine.yaml"
+    rules.write_text("rules: [{value: motion.score, min: 1}, {value: clarity.score, min: 1}]")
+    command("status", "--work", one)
+    command("filter", rules, "--work", one)
+    command("stats", "--work", one, "--no-pictures")
+    command("export", "--work", one, "--out", tmp_path / "metadata.jsonl")
+    said = capsys.readouterr().out
+    assert "the sections of 1 segments" in said and "left out" not in said
+    assert "metadata.jsonl: 1 clips" in said
+    with pytest.raises(SystemExit, match="media are not there"):
+        main(["data", "features", "--work", str(one)])
+
+
+def test_segments_that_are_not_there_are_not_merged(tmp_path: Path, capsys) -> None:
+    for name in ("one", "two"):
+        work = Work.create(tmp_path / name, tmp_path)
+        row = {"schema": 1, "id": f"id-{name}", "source": {"path": "a.mp4"}}
+        work.shard("segments", 0).write([row])
+    command("merge", tmp_path / "two", "--into", tmp_path / "one")
+    assert [row["id"] for row in Work.open(tmp_path / "one").rows()] == ["id-one"]
+    assert "1 segments are in no shard of the same number" in capsys.readouterr().out
+
+
 def test_what_cannot_be_done_ends_in_a_line(tmp_path: Path) -> None:
     for words, why in [
         (("segment", "--work", tmp_path), "data scan --media"),

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.engine import rows
-from training.engine.rows import Log, check_row, merge, merge_files, read, to_line, write
+from training.engine.rows import (
+    Log,
+    check_row,
+    merge,
+    merge_files,
+    read,
+    to_line,
+    with_sections,
+    write,
+)
 
 NAMES = st.sampled_from(["motion", "clarity", "text", "captions_dense"])
 SECTIONS = st.fixed_dictionaries(
@@ -129,3 +138,14 @@ def test_values_are_found_by_their_path() -> None:
     one = row("a", motion={"score": 2.5})
     assert rows.value(one, "motion.score") == 2.5
     assert rows.value(one, "motion.score.x") is None and rows.value(one, "clip.aesthetic") is None
+
+
+def test_sections_that_make_a_row_too_long_give_way_to_an_error() -> None:
+    big = made(2, text="ä" * 2**20)
+    one = with_sections(row("a", motion=made(1, score=1)), {"captions_dense": big, "text": made(1)})
+    assert one["motion"] == made(1, score=1) and one["text"] == made(1)
+    assert "longer than" in one["captions_dense"]["error"]
+    assert one["captions_dense"]["made_by"] == big["made_by"]
+    assert to_line(one)
+    almost = with_sections(row("a"), {"text": made(1, words="x" * (rows.LARGEST_ROW - 2**17))})
+    assert "error" not in almost["text"]

@@ -40,9 +40,8 @@ def stats(args: Namespace) -> None:
     if not 0 <= args.clips <= 50:
         raise ValueError(f"--clips is {args.clips}: expected 0 to 50")
     against = read_figures(args.against) if args.against else None
-    work = Work.open(args.work, args.media)
-    if not work.shards("segments"):
-        raise ValueError(f"{args.work} has no segments yet: run `data segment` first")
+    work = Work.open(args.work, args.media, is_read=not args.no_pictures)
+    work.need_segments()
     rules = load_filter(args.rules) if args.rules else filtered_by(work.rows())
     out = args.out or args.work / FOLDER
     figures = write_report(
