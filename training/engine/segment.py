@@ -27,6 +27,7 @@ _BLACK, _WHITE = 12.0, 243.0  # mean levels, of 255, outside of which a frame sh
 _FADED = 0.8  # share of a shot's level that its frames beside a fade have to have
 _UNSTEADY_SHARE = 0.1  # of a segment's frames
 _DECODING = 4.0  # seconds that a second of video may take, above the limit
+_COPY = "has the same bytes as another file"
 _RATES = 1.0, 240.0  # frames per second that the detectors' windows are made for
 
 Stretch = tuple[int, int, str | None]  # first frame, the one after the last, why it is left out
@@ -49,7 +50,15 @@ class Segment(Step):
         "scenedetect": "scenedetect-headless",
         "cv2": "opencv-python-headless",
     }
-    after: ClassVar[tuple[str, ...]] = ("probe",)
+    after: ClassVar[tuple[str, ...]] = ("probe", "duplicate")
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "min_seconds": (0.01, 1e6),
+        "max_seconds": (0.02, 1e6),
+        "margin": (0, 60),
+        "unsteady": (0, 255),
+        "adaptive": (0.01, 1000),
+        "content": (0, 255),
+    }
 
     min_seconds: float = 2.0
     max_seconds: float = 10.0
@@ -66,10 +75,16 @@ class Segment(Step):
                 "than 0, and at least twice as much, so that long shots can be cut into equal parts"
             )
 
+    def is_done(self, row: Row, *, retry: bool = False) -> bool:
+        if not super().is_done(row, retry=retry):
+            return False
+        section = row[self.name]
+        return "error" in section or (section.get("why") == _COPY) == _is_copy(row)
+
     def run(self, row: Row, reader: Reader) -> Section:
         source = source_of(row)
-        if row.get("duplicate", {}).get("same_bytes_as"):
-            return _none("has the same bytes as another file")
+        if _is_copy(row):
+            return _none(_COPY)
         if not source["fps"]:
             return _none("is a still picture")
         transitions = Transitions(
@@ -149,6 +164,11 @@ class Segment(Step):
         make_rows(shard)
 
 
+def _is_copy(row: Row) -> bool:
+    """Whether another file of the same bytes stands for this one, as `scan` found last."""
+    return bool(row.get("duplicate", {}).get("same_bytes_as"))
+
+
 def _none(why: str) -> Section:
     return {"kept": [], "left_out": [], "why": why}
 
@@ -184,18 +204,22 @@ def make_rows(files: Shard) -> None:
 
     Sections of segments that were there before stay. Rows of segments that are no more (the file
     changed, or was cut otherwise) move to `<shard>.retired.jsonl`, and come back with the segment.
+    Files of the same bytes have the same segments: the first one's stay.
     """
     shard = Shard(files.work, "segments", files.name)
     retired = Shard(files.work, "segments", f"{files.name}.retired")
     with shard.changing():
         known = {row["id"]: row for part in (retired, shard) for row in part.rows()}
-        rows = []
+        rows: dict[str, Row] = {}
         for row in files.rows():
             for fresh in _segment_rows(row):
-                rows.append({**known.pop(fresh["id"], {}), **fresh})
-        shard.write(rows)
-        if known:
-            table.write(retired.path, known.values())
+                rows.setdefault(fresh["id"], {**known.get(fresh["id"], {}), **fresh})
+        gone = [row for id, row in known.items() if id not in rows]
+        if gone:
+            table.write(retired.path, known.values())  # all, until the shard is written
+        shard.write(rows.values())
+        if gone:
+            table.write(retired.path, gone)
         else:
             retired.path.unlink(missing_ok=True)
 

@@ -163,3 +163,54 @@ def test_stretches_cover_every_frame_once(found: Found, margin: float, fps: floa
             assert not any(start < cut < end for cut in found.cuts + found.fades)
             assert not any(max(start, a) < min(end, b) for a, b in found.dissolves)
             assert (found.levels[start:end] > 12).all() and (found.levels[start:end] < 243).all()
+
+
+# --- copies, and being killed --------------------------------------------------------------------
+
+
+def test_files_of_the_same_bytes_that_were_both_cut_give_their_segments_once(tmp_path) -> None:
+    path = write_video(tmp_path / "a.mp4", list(moving(1, 60)), FPS)
+    one = cut_up(path)
+    two = {**one, "id": "file-b", "source": {"path": "b.mp4", "size": 1}}
+    made = make(path, [one, two])
+    assert len(made) == len(one["segments"]["kept"]) > 1
+    assert {row["source"]["path"] for row in made} == {"a.mp4"}
+
+
+def test_files_wait_until_duplicates_are_marked(tmp_path: Path) -> None:
+    row = scanned(write_video(tmp_path / "a.mp4", 6))
+    assert CUTTING.lacks(row) == "duplicate"
+    assert CUTTING.lacks({**row, "duplicate": {"of": None, "same_bytes_as": None}}) is None
+
+
+def test_a_file_that_is_no_longer_a_copy_is_cut(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", list(moving(1, 30)), FPS)
+    original, copy = ({"duplicate": {"same_bytes_as": other}} for other in (None, "b.mp4"))
+    row = {**scanned(path), **copy}
+    left_out = {**row, "segments": {**CUTTING.run(row, None), "made_by": CUTTING.stamp()}}
+    assert CUTTING.is_done(left_out) and not CUTTING.is_done({**left_out, **original})
+    cut = {**cut_up(path), **original}
+    assert CUTTING.is_done(cut) and not CUTTING.is_done({**cut, **copy})
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_being_killed_while_rows_are_made_loses_none(tmp_path: Path, monkeypatch, at: int) -> None:
+    path = write_video(tmp_path / "a.mp4", list(moving(1, 60)), FPS)
+    first, other = cut_up(path), cut_up(path, Segment(min_seconds=0.5, max_seconds=1.1))
+    made = make(path, [first])
+    shard = Shard(tmp_path / "work", "segments", "00000")
+    shard.write({**row, "motion": {"score": i}} for i, row in enumerate(made))
+    writing, written = rows.write, []
+
+    def killed(path: Path, given) -> None:
+        if path.parent.name == "segments":
+            written.append(path.name)
+            if len(written) > at:
+                raise KeyboardInterrupt
+        writing(path, given)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(rows, "write", killed)
+        make(path, [other])
+    again = make(path, [first])
+    assert [row["motion"]["score"] for row in again] == list(range(len(made)))
