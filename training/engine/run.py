@@ -107,23 +107,21 @@ class _Runner:
         self.open: deque[_Open] = deque()  # shards with rows in flight, in order
 
     def run(self, shards: Sequence[Shard], ahead: int) -> None:
-        def request(item: tuple[_Open, Row, list[Step]]) -> dict:
-            return job.request(item[2], item[1], self.work.media, self.limit)
+        def request(item: _Item) -> dict:
+            return job.request(item.steps, item.row, self.work.media, self.limit)
 
         try:
-            for (shard, row, steps), (reply, _) in self.pool.ordered(
-                self._items(shards), request, ahead
-            ):
-                while self.open[0] is not shard:
+            for item, (reply, _) in self.pool.ordered(self._items(shards), request, ahead):
+                while self.open[0] is not item.shard:
                     self._finish(self.open.popleft())
-                self._take(shard, row, steps, reply)
+                self._take(item, reply)
             while self.open:
                 self._finish(self.open.popleft())
         finally:
             for shard in self.open:
                 shard.close()
 
-    def _items(self, shards: Sequence[Shard]) -> Iterator[tuple[_Open, Row, list[Step]]]:
+    def _items(self, shards: Sequence[Shard]) -> Iterator[_Item]:
         """Every row that something is to be done for, with what."""
         for shard in shards:
             try:
@@ -139,7 +137,7 @@ class _Runner:
                 steps = self._to_do(row)
                 if steps:
                     nothing = False
-                    yield opened, row, steps
+                    yield _Item(opened, row, steps, opened.lost_before[file_name(row)])
             if nothing:
                 self.open.remove(opened)
                 self._finish(opened)
@@ -156,9 +154,10 @@ class _Runner:
             self.bar.update()
         return steps
 
-    def _take(self, shard: _Open, row: Row, steps: Sequence[Step], reply: dict) -> None:
+    def _take(self, item: _Item, reply: dict) -> None:
+        shard, row, steps = item.shard, item.row, item.steps
         path = file_name(row)
-        if shard.lost[path] >= MOST_LOST:
+        if item.lost_before + shard.lost[path] >= MOST_LOST:
             reason = f"given up: the file cost {MOST_LOST} worker processes"
             sections = {step.name: job.failed(reason, step.stamp()) for step in steps}
         elif reply.get("lost"):
@@ -210,16 +209,17 @@ class _Open:
 
     def __init__(self, shard: Shard, steps: Sequence[Step]):
         self.shard = shard
-        self.lost: Counter[str] = Counter()  # processes that a file has cost
-        self._names = {step.name for step in steps}
+        self.lost: Counter[str] = Counter()  # processes that a file has cost this run
+        self.lost_before: Counter[str] = Counter()  # and earlier ones, in the rows read so far
+        self._steps = steps
         self._stack = ExitStack()
         shard.take_in_leftovers()
         self.log: Log = self._stack.enter_context(shard.log(steps))
 
     def note_lost(self, row: Row) -> None:
-        """Counts what an earlier run lost with this row."""
-        if any(row.get(name, {}).get("lost") for name in self._names):
-            self.lost[file_name(row)] += 1
+        """Counts what an earlier run of the same steps and settings lost with this row."""
+        if any(row.get(s.name, {}).get("lost") and s.is_done(row) for s in self._steps):
+            self.lost_before[file_name(row)] += 1
 
     def finish(self) -> None:
         self.shard.take_in(self.log)
@@ -227,6 +227,18 @@ class _Open:
 
     def close(self) -> None:
         self._stack.close()
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row that steps are to be done for."""
+
+    shard: _Open
+    row: Row
+    steps: list[Step]
+    lost_before: int
+    """Processes that its file cost earlier runs in the rows up to this one. Rows are read ahead of
+    the answers, further with more workers: counts of later rows would depend on how far."""
 
 
 def _progress(shards: Sequence[Shard], steps: Sequence[Step]) -> tqdm:

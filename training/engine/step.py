@@ -77,6 +77,7 @@ class Step:
     packages: ClassVar[Mapping[str, str]] = {}  # module it imports -> what pip calls it
     after: ClassVar[Sequence[str]] = ()  # sections that a row must have, without error, before it
     unstamped: ClassVar[Sequence[str]] = ()  # settings that change no result, as an address
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}  # least and most of a setting
     memory: ClassVar[int | None] = MEMORY  # bytes of a process's address space; None = any (GPUs)
 
     def run(self, row: Row, reader: Reader) -> Section:
@@ -89,7 +90,12 @@ class Step:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Called once before any work. Raises NotReady naming what is missing and how to get it."""
+        """Called once before any work. Raises NotReady naming what is missing and how to get it,
+        ValueError for a setting outside its limits."""
+        for key, (least, most) in self.limits.items():
+            found = getattr(self, key)
+            if not least <= found <= most:  # not a number, too
+                raise ValueError(f"{self.name}.{key} is {found}: expected {least} to {most}")
         missing = [pip for name, pip in self.packages.items() if not _installed(name)]
         if missing:
             raise NotReady(

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -147,6 +149,38 @@ def test_a_file_that_hangs_costs_that_file_only(own_media: Work, whole) -> None:
     retried = run(own_media, [make_step("picture")], workers=2, retry=True)
     assert retried.made["picture"] == len(stuck) and not retried.failed
     assert not any((own_media.folder / "quarantine").glob("segments-*"))
+
+
+def lose(work: Work, name: str, made_by: dict) -> int:
+    """Notes in all rows of a file that a step lost its process; returns how many there are."""
+    count = 0
+    for shard in work.shards("segments"):
+        marked = [dict(row) for row in shard.rows()]
+        for row in marked:
+            if row["source"]["path"] == CLIP:
+                row[name] = {"error": "crashed", "lost": True, "made_by": made_by}
+                count += 1
+        shard.write(marked)
+    return count
+
+
+def test_what_other_settings_lost_does_not_count(work: Work) -> None:
+    step = make_step("picture")
+    count = lose(work, "picture", make_step("picture", {"frames": 3}).stamp())
+    report = run(work, [step], workers=2)
+    assert count >= 3 and report.made["picture"] == report.rows
+
+
+def test_files_are_given_up_alike_by_any_number_of_workers(work: Work, tmp_path: Path) -> None:
+    """Where an earlier run of one of the steps lost several processes to a file."""
+    steps = [make_step(name) for name in FEATURES]
+    assert lose(work, "motion", steps[0].stamp()) >= 3
+    shutil.copytree(work.folder, tmp_path / "one")
+    run(Work.open(tmp_path / "one"), steps, workers=1)
+    run(work, steps, workers=4)
+    assert contents(work.folder) == contents(tmp_path / "one")
+    found = [row["picture"] for row in work.rows() if row["source"]["path"] == CLIP]
+    assert ["given up" in section.get("error", "") for section in found[:3]] == [False, True, True]
 
 
 def test_a_crash_costs_that_row_only(own_media: Work) -> None:
@@ -289,6 +323,72 @@ def test_files_that_are_new_or_have_changed_are_found(tmp_path: Path) -> None:
     assert run(work, [Probe()], workers=1).made["probe"] == 3
     rows = {row["source"]["path"]: row["probe"] for row in work.rows("files")}
     assert rows["1.mp4"]["frames"] == 9 and "0.mp4" in rows
+
+
+def test_captions_that_were_edited_are_seen_and_nothing_is_measured_again(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    for name in ("a", "b"):
+        write_video(media / f"{name}.mp4", 6)
+    work = Work.create(tmp_path / "work", media)
+    list_files(work)
+    run(work, [Probe()], workers=1)
+    before = list(work.rows("files"))
+    (media / "b.txt").write_text("a caption")
+    assert list_files(work) == 1
+    one, two = work.rows("files")
+    assert one == before[0] and two["source"]["captions"] == ["a caption"]
+    assert two["probe"] == before[1]["probe"] and list_files(work) == 0
+
+
+def test_a_caption_that_is_too_long_costs_its_file_only(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    for name in ("a", "b"):
+        write_video(media / f"{name}.mp4", 6)
+    (media / "b.txt").write_text("x" * 2**20)
+    work = Work.create(tmp_path / "work", media)
+    assert list_files(work) == 1
+    assert [row["source"]["path"] for row in work.rows("files")] == ["a.mp4"]
+    listed = (work.folder / "quarantine" / "listing.jsonl").read_text()
+    assert '"path": "b.mp4"' in listed and "expected at most 65536" in listed
+
+
+@dataclass(frozen=True)
+class Wordy(Step):
+    """A step whose answer is as long as a model may make it."""
+
+    name: ClassVar[str] = "picture"
+    frames: int = 8
+
+    def run(self, row, reader):
+        return {"words": "x" * (2**20 if row["source"]["path"] == CLIP else 9)}
+
+
+def test_an_answer_that_is_too_long_costs_its_row_only(work: Work) -> None:
+    shard = work.shards("segments")[0]
+    rows = list(shard.rows())
+    with shard.log([Wordy()]) as log:  # as the workers' answers get there
+        for row in rows:
+            log.append({"id": row["id"], "sections": {"picture": Wordy().run(row, None)}})
+        shard.take_in(log)
+    after = list(shard.rows())
+    assert [row["id"] for row in after] == [row["id"] for row in rows]
+    for row in after:
+        assert ("error" in row["picture"]) == (row["source"]["path"] == CLIP)
+
+
+def test_settings_outside_their_limits_are_refused_before_any_work(work: Work) -> None:
+    for name, key, value in [
+        ("motion", "rate", 0.0),
+        ("picture", "frames", 0),
+        ("clarity", "side", -1),
+        ("text", "confidence", float("nan")),
+        ("fingerprint", "count", 0),
+        ("segments", "margin", -1.0),
+    ]:
+        with pytest.raises(ValueError, match=rf"{name}\.{key} is .*: expected"):
+            run(work, [make_step(name, {key: value})], workers=1)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:

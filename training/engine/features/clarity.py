@@ -15,6 +15,7 @@ import numpy as np
 from ..reader import Frame, Uniform
 from ..rows import Row, Section
 from ..step import FrameStep
+from .sampling import FRAMES, SIDES
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Clarity(FrameStep):
     name: ClassVar[str] = "clarity"
     version: ClassVar[int] = 1
     packages: ClassVar[dict[str, str]] = {"cv2": "opencv-python-headless"}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"frames": FRAMES, "side": SIDES}
 
     frames: int = 8
     side: int = 480

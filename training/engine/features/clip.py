@@ -22,6 +22,7 @@ import numpy as np
 from ..reader import Frame, Uniform
 from ..rows import Row, Section
 from ..step import FrameStep, NotReady
+from .sampling import FRAMES
 
 _LARGEST_LAYER = 2**24  # weights
 
@@ -35,6 +36,7 @@ class Clip(FrameStep):
     version: ClassVar[int] = 1
     packages: ClassVar[dict[str, str]] = {"torch": "torch", "transformers": "transformers"}
     unstamped: ClassVar[tuple[str, ...]] = ("folder", "aesthetic", "device")
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"frames": FRAMES}
 
     folder: str = ""
     aesthetic: str = ""

@@ -19,7 +19,7 @@ from ..motion import SIDE, FlowMeter, warp_error
 from ..reader import Frame
 from ..rows import Row, Section
 from ..step import FrameStep
-from .sampling import Ticks
+from .sampling import RATES, Ticks
 
 _STILL = 0.0005  # shorter sides per step: an eighth of a pixel of 256
 
@@ -31,6 +31,7 @@ class Motion(FrameStep):
     name: ClassVar[str] = "motion"
     version: ClassVar[int] = 1
     packages: ClassVar[dict[str, str]] = {"cv2": "opencv-python-headless"}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"rate": RATES}
 
     rate: float = 8.0
 

@@ -17,6 +17,7 @@ import numpy as np
 from ..reader import Frame, Uniform
 from ..rows import Row, Section
 from ..step import FrameStep
+from .sampling import FRAMES
 
 _SIDE = 256
 _BLACK = 24  # level, of 255, that no pixel of a bar but a few exceeds
@@ -32,6 +33,7 @@ class Picture(FrameStep):
     name: ClassVar[str] = "picture"
     version: ClassVar[int] = 1
     packages: ClassVar[dict[str, str]] = {"cv2": "opencv-python-headless"}
+    limits: ClassVar[dict[str, tuple[float, float]]] = {"frames": FRAMES}
 
     frames: int = 8
 

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from ..reader import Frame
 
+RATES = 0.1, 240.0
+"""Frames per second that may be asked for."""
+FRAMES = 1, 1000
+"""Frames of a segment that may be asked for."""
+SIDES = 16, 4320
+"""Pixels of the shorter side to which frames may be scaled."""
+
 
 class Ticks:
     """At most `rate` frames per second, evenly: the first one shown at or after each tick."""

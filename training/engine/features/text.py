@@ -16,6 +16,7 @@ import numpy as np
 from ..reader import Frame, Uniform
 from ..rows import Row, Section
 from ..step import FrameStep
+from .sampling import FRAMES, SIDES
 
 _LONGEST = 200  # characters of `words`
 
@@ -31,6 +32,12 @@ class Text(FrameStep):
         "rapidocr": "rapidocr",
         "onnxruntime": "onnxruntime",
         "cv2": "opencv-python-headless",
+    }
+    limits: ClassVar[dict[str, tuple[float, float]]] = {
+        "frames": FRAMES,
+        "side": SIDES,
+        "confidence": (0, 1),
+        "letters": (1, _LONGEST),
     }
 
     frames: int = 3
