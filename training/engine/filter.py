@@ -26,7 +26,7 @@ from pydantic import Field, model_validator
 
 from ..section import Section, load_section
 from .rows import Row, seconds, value
-from .select import Top, chosen
+from .select import Top, chosen, key
 from .step import STEPS
 from .work import Work
 
@@ -170,9 +170,9 @@ def run_filter(work: Work, name: str, rules: Filter) -> Kept:
     return done
 
 
-def _filtered(row: Row, rules: Filter, best: set[str] | None, made_by: dict, done: Kept) -> Row:
+def _filtered(row: Row, rules: Filter, best: set[int] | None, made_by: dict, done: Kept) -> Row:
     reasons = rules.broken(row)
-    if not reasons and best is not None and row["id"] not in best:
+    if not reasons and best is not None and key(row["id"]) not in best:
         reasons = [NOT_CHOSEN]
     done.rows += 1
     done.reasons.update(reasons)

@@ -18,7 +18,7 @@ from training.data.sources import DataSpec
 from training.engine.export import export
 from training.engine.filter import NOT_CHOSEN, Filter, Rule, load_filter, run_filter
 from training.engine.rows import SCHEMA
-from training.engine.select import Top, chosen
+from training.engine.select import Top, chosen, key
 from training.engine.step import STEPS, step_class
 from training.engine.work import Work
 
@@ -145,9 +145,9 @@ def test_the_best_by_ranks_few_of_each_file_and_balanced(tmp_path: Path) -> None
     work = work_of(tmp_path, rows)
     by_one = chosen(work, Top(count=5, by={"clip.aesthetic": 1}), lambda one: True)
     best = sorted(rows, key=lambda one: -one["clip"]["aesthetic"])
-    assert by_one == {one["id"] for one in best[:5]}
+    assert by_one == {key(one["id"]) for one in best[:5]}
     worst = chosen(work, Top(count=5, by={"clip.aesthetic": -1}), lambda one: True)
-    assert worst == {one["id"] for one in best[-5:]}
+    assert worst == {key(one["id"]) for one in best[-5:]}
     few = chosen(work, Top(count=9, by={"clip.aesthetic": 1}, per_file=1), lambda one: True)
     assert len(few) == 7  # files
     even = chosen(
@@ -155,14 +155,14 @@ def test_the_best_by_ranks_few_of_each_file_and_balanced(tmp_path: Path) -> None
         Top(count=12, by={"clip.aesthetic": 1, "clarity.score": 1}, balance="categorize.category"),
         lambda one: one["id"] != "r00",
     )
-    kinds = [one["categorize"]["category"] for one in rows if one["id"] in even]
-    assert sorted(kinds.count(kind) for kind in "abc") == [4, 4, 4] and "r00" not in even
+    kinds = [one["categorize"]["category"] for one in rows if key(one["id"]) in even]
+    assert sorted(kinds.count(kind) for kind in "abc") == [4, 4, 4] and key("r00") not in even
 
 
 def test_a_value_that_is_missing_does_not_count(tmp_path: Path) -> None:
     rows = [row("a", clarity={"score": 1}), row("b", clarity={"score": 2}), row("c")]
     by = {"clip.aesthetic": 2, "clarity.score": 1}
-    assert chosen(work_of(tmp_path, rows), Top(count=1, by=by), lambda one: True) == {"b"}
+    assert chosen(work_of(tmp_path, rows), Top(count=1, by=by), lambda one: True) == {key("b")}
 
 
 def test_rows_that_are_not_the_best_are_told_so(tmp_path: Path) -> None:
@@ -218,3 +218,16 @@ def test_presets_are_yaml_that_people_can_copy() -> None:
 
     for path in PRESETS.glob("*.yaml"):
         assert yaml.safe_load(path.read_text())["about"]
+
+
+def test_rows_of_a_kind_that_is_balanced_come_in_the_order_of_its_best(tmp_path: Path) -> None:
+    found = [("a", 9), ("a", 8), ("b", 7), ("c", 6), ("b", 5), ("a", 4)]
+    rows = [
+        row(f"r{score}", categorize={"category": kind}, motion={"score": score})
+        for kind, score in found
+    ]
+    for count, expected in enumerate([[9], [9, 7], [9, 7, 6], [9, 7, 6, 8], [9, 7, 6, 8, 5]], 1):
+        top = Top(count=count, by={"motion.score": 1}, balance="categorize.category")
+        (tmp_path / str(count)).mkdir()
+        work = work_of(tmp_path / str(count), rows)
+        assert chosen(work, top, lambda one: True) == {key(f"r{score}") for score in expected}
