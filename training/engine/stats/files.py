@@ -10,6 +10,8 @@ from ..rows import Row, source_of
 from .column import tidy
 from .measures import shortened
 
+LOST = ("unreadable", "copies", "not_cut", "without_segments")
+"""What keeps files from giving segments, in the order in which it is looked for."""
 _MOST_REASONS = 100
 
 
@@ -17,10 +19,11 @@ def count_files(rows: Iterable[Row]) -> dict[str, Any]:
     """The figures of the rows of files.
 
     `files` in all; of these `unreadable`; of the others `copies`, of the same bytes as another; of
-    the others `without_segments`. `duplicates` are those that show what another file shows, copies
+    the others `not_cut`, which `segment` has not seen yet; of the others `without_segments`.
+    `duplicates` are those that show what another file shows, copies
     among them. `left_out` lists why parts of files are in no segment: `stretches`, `seconds`.
     """
-    counts = dict.fromkeys(("files", "unreadable", "copies", "without_segments", "duplicates"), 0)
+    counts = dict.fromkeys(("files", *LOST, "duplicates"), 0)
     left_out: dict[str, list[float]] = {}
     for row in rows:
         counts["files"] += 1
@@ -31,7 +34,9 @@ def count_files(rows: Iterable[Row]) -> dict[str, Any]:
         counts["duplicates"] += duplicate.get("of") is not None
         if duplicate.get("same_bytes_as"):
             counts["copies"] += 1
-        elif segments and not segments.get("kept"):
+        elif not segments:
+            counts["not_cut"] += 1
+        elif not segments.get("kept"):
             counts["without_segments"] += 1
         _add_left_out(row, segments.get("left_out") or (), left_out)
     reasons = sorted(left_out.items(), key=lambda item: (-item[1][1], item[0]))

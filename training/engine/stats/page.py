@@ -148,6 +148,7 @@ def _file_stages(files: Mapping[str, int] | None) -> Iterator[tuple[str, int, in
     for key, name in (
         ("unreadable", "can be read"),
         ("copies", "no copy of another"),
+        ("not_cut", "cut into segments"),
         ("without_segments", "with a segment"),
     ):
         left -= files[key]

@@ -250,11 +250,13 @@ def test_files_before_there_are_segments() -> None:
             "probe": probe,
             "segments": {"kept": [], "left_out": [[0, 10, "blank"]]},
         },
+        {"id": "f", "source": {"path": "f"}, "probe": probe},
     ]
     assert count_files(rows) == {
-        "files": 5,
+        "files": 6,
         "unreadable": 1,
         "copies": 1,
+        "not_cut": 2,
         "without_segments": 1,
         "duplicates": 2,
         "left_out": [
