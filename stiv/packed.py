@@ -22,9 +22,10 @@ class PackedForward:
 
     GELU is left out where something else has become the layer's forward, with this one inside, such
     as a LoRA beside the weights: what it adds belongs before GELU. See `GeluUnlessPacked`.
-    Layers whose weight is exchanged or written to are laid out anew. What oneDNN cannot do is done
-    by the layer itself: other devices and dtypes, gradients, and layers that `is_plain` says do
-    more than a product.
+    Layers whose weight is exchanged or written to are laid out anew; writes to inference tensors,
+    which torch does not count, are for `is_plain` to know. What oneDNN cannot do is done by the
+    layer itself: other devices and dtypes, gradients, and layers that `is_plain` says do more than
+    a product.
     """
 
     def __init__(

@@ -138,7 +138,7 @@ def test_the_video_stays_the_same_but_for_rounding(scene: Scene, pays) -> None:
     model = faster(scene.model)
     made = scene.but(model=model).sample()
     assert relative(made, plain) < 1e-4
-    assert all(forward.packed is not None for forward in packings(model))
+    assert all(of.packed is not None and of.has_gelu == of.gelu for of in packings(model))
     assert torch.equal(scene.sample(), plain)  # the other copy of the MODEL computes as before
 
 

@@ -56,7 +56,7 @@ def test_packed_is_plain_within_rounding(size: tuple[int, int, int]) -> None:
     ]
     blocks = CONFIG.depth + CONFIG.mask_decoder_blocks
     assert len(uses) == len(list(packable(plain))) == 9 * blocks  # 2 + 2 + 3 of attention, FFN
-    assert all(use.packed is not None for use in uses)
+    assert all(use.packed is not None and use.has_gelu == use.gelu for use in uses)
 
 
 @pytest.mark.skipif(not can_pack(torch.bfloat16), reason="this CPU has no bfloat16")
