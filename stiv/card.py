@@ -118,6 +118,18 @@ class Card:
         return self.sampling.get("prediction", "velocity")
 
     @property
+    def longest_task(self) -> Mapping[str, Any] | None:
+        """The task of the most frames, the first of several: what is sampled where nobody says
+        otherwise. None for a card that lists no tasks."""
+        return max(self.tasks, key=lambda task: task.get("frames", [1, 1])[1], default=None)
+
+    @property
+    def stride(self) -> int:
+        """Frames of the original video per frame where nobody says: the least that the longest
+        task was trained for, 1 where the card does not tell."""
+        return (self.longest_task or {}).get("stride", [1, 1])[0]
+
+    @property
     def image_attention(self) -> str | None:
         """What the picture in the network's cross-attention was trained for: "beside" frame
         replacement or "instead" of it; None for a network without, and where it is not told."""

@@ -91,7 +91,10 @@ class Sampler:
                 f"{path}: predicts noise, and what samples here integrates velocities: sample it "
                 "in ComfyUI (STIV Load Model), or start a training from it"
             )
-        shape = latent_shape(card, size)
+        try:
+            shape = latent_shape(card, size)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         check_text_encoder(path, card, text_encoder)
         if vae is None and not parts["vae"]:
             raise ValueError(
@@ -103,8 +106,7 @@ class Sampler:
             states = encode_prompts(prompts, card, text_encoder, tokenizer=tokenizer, device=device)
         networks = Networks.from_checkpoint(path, states).to(device, dtype)
         settings.setdefault("shift", card.sampling["shift"])
-        longest = max(card.tasks, key=_length, default={})
-        settings.setdefault("stride", longest.get("stride", [None])[0])
+        settings.setdefault("stride", card.stride)
         settings.setdefault("image_attention", card.image_attention)
         return cls(networks.velocity, codec, shape, device=device, **settings)
 
@@ -204,9 +206,14 @@ class Sampler:
 
 def latent_shape(card: Card, size: tuple[int, int, int] | None) -> tuple[int, int, int, int]:
     """(C, T, H, W) of latents for (frames, height, width) in pixels; None: of the card's longest
-    task. Raises ValueError for sides that the VAE cannot make."""
+    task. Raises ValueError for a card that tells none, and for sides that the VAE cannot make."""
     if size is None:
-        task = max(card.tasks, key=_length)
+        task = card.longest_task or {}
+        if not {"frames", "height", "width"} <= set(task):
+            raise ValueError(
+                "its card does not say which sizes it was trained for: give --frames, --height "
+                "and --width"
+            )
         size = (task["frames"][1], task["height"][1], task["width"][1])
     frames, *sides = size
     down = card.latents["downscale"]
@@ -214,7 +221,3 @@ def latent_shape(card: Card, size: tuple[int, int, int] | None) -> tuple[int, in
         if side < down or side % down:
             raise ValueError(f"{side} pixels: expected a multiple of {down}")
     return (card.latents["channels"], frames, *(side // down for side in sides))
-
-
-def _length(task: dict) -> int:
-    return task["frames"][1]

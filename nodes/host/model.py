@@ -26,7 +26,8 @@ from .null_text import EMPTY, TOKENS
 from .replacement import FRAMES, CleanFrames, add_frame_replacement
 
 MICRO = "stiv_micro"
-"""Key of (height, width, crop top, crop left, stride) in a conditioning; size 0: as the latent."""
+"""Key of (height, width, crop top, crop left, stride) in a conditioning; size 0: as the latent.
+Where a conditioning has none, the stride is the card's."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -167,7 +168,7 @@ class STIVModel(BaseModel):
 
     def _micro(self, values: tuple[int, ...] | None, noise: Tensor) -> Tensor:
         """(1, 5) integers, which the host does not round to a short float."""
-        height, width, top, left, stride = values or (0, 0, 0, 0, 1)
+        height, width, top, left, stride = values or (0, 0, 0, 0, self.card.stride)
         side = self.latent_format.spacial_downscale_ratio
         height, width = height or side * noise.shape[-2], width or side * noise.shape[-1]
         return torch.tensor([[height, width, top, left, stride]], dtype=torch.int32)

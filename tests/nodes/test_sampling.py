@@ -312,6 +312,22 @@ def test_frames_stride_and_size_are_conditions(loaded: Loaded, scene: Scene) -> 
     assert torch.equal(scene.but(positive=positive).sample(), plain)  # 0 means the video's size
 
 
+def test_the_cards_stride_is_the_models_own(folders: dict[str, Path]) -> None:
+    """For a prompt of a core node, which says none; STIV Text Encode always says one."""
+    loaded = load(tiny.write(folders["checkpoints"] / "strided.safetensors", stride=3))
+
+    def encoded(text: str, **settings: int) -> dict:
+        return {"positive": loaded.text(text, **settings), "negative": loaded.text("", **settings)}
+
+    def core(text: str) -> Any:
+        return tiny.run("CLIPTextEncode", clip=loaded.clip, text=text)
+
+    scene, text = loaded.scene(), "a red circle moves left"
+    own = scene.but(positive=core(text), negative=core("")).sample()
+    assert torch.equal(own, scene.but(**encoded(text, stride=3)).sample())
+    assert close(own, scene.but(**encoded(text)).sample()) > 1e-4
+
+
 @pytest.mark.parametrize("guidance", ["cfg", "joint", "separate"])
 def test_no_step_waits_for_the_device(scene: Scene, guidance: str) -> None:
     """All waiting is before and after the steps; on a GPU they are queued without a pause."""

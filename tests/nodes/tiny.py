@@ -41,13 +41,16 @@ def write(
     shift: float = 1.0,
     task: tuple[str, int] = ("ti2v", FRAMES),
     training: dict[str, Any] | None = None,
+    stride: int | None = None,
     **config: Any,
 ) -> Path:
     """An all-in-one checkpoint: network, text encoder and VAE. `config` changes the network.
 
-    task: what its card says that it was trained for, and with how many frames. training: what else
-    its card says of that.
+    task: what its card says that it was trained for, and with how many frames. stride: of these.
+    training: what else its card says of that.
     """
+    trained = {"task": task[0], "height": [64, 64], "width": [64, 64], "frames": [task[1]] * 2}
+    trained |= {"stride": [stride] * 2} if stride else {}
     latents = CUSTOM_SPACE if space == "custom" else LATENT_SPACES[space]
     stiv_config = STIVConfig(
         **{
@@ -80,7 +83,7 @@ def write(
             "config": text_config.to_dict(),
             "vocab": vocab,
         },
-        tasks=[{"task": task[0], "height": [64, 64], "width": [64, 64], "frames": [task[1]] * 2}],
+        tasks=[trained],
         sampling={"shift": shift},
         training=training or {},
         modelspec={"title": "Tiny"},

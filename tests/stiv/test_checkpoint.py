@@ -289,6 +289,16 @@ def test_summary_is_for_people(tmp_path: Path, model: dict) -> None:
     assert "STIV xl: video model of" in xl.summary() and "not stated" in xl.summary()
 
 
+def test_what_is_sampled_where_nobody_says_is_the_longest_task() -> None:
+    tasks = [{"task": "t2i"}, {"task": "t2v", "frames": [8, 16], "stride": [3, 5]}]
+    tasks.append({"task": "ti2v", "frames": [16, 16], "stride": [1, 1]})
+    card = replace(CARD, tasks=tasks)
+    assert card.longest_task["task"] == "t2v" and card.stride == 3
+    silent = replace(CARD, tasks=[])
+    assert silent.longest_task is None and silent.stride == 1
+    assert replace(CARD, tasks=tasks[:1]).stride == 1
+
+
 def test_doubts_are_told_where_training_was_for_something_else() -> None:
     assert CARD.doubt(None, 7) is CARD.doubt("t2v", 16) is None
     assert "was trained for multi-view (it lists t2v), so expect" in CARD.doubt("multi_view", 7)

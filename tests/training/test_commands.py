@@ -78,6 +78,21 @@ def test_a_model_that_predicts_noise_is_for_the_host(words, tmp_path: Path) -> N
     assert not out.exists()
 
 
+@pytest.mark.parametrize("tasks", [[], [{"task": "t2v", "frames": [4, 4]}]])
+def test_a_card_without_sizes_asks_for_them(tasks: list, tmp_path: Path) -> None:
+    config = STIVConfig(width=48, depth=1, heads=3, text_width=16, pooled_width=0)
+    text = {"encoder": "custom", "width": 16, "pooled_width": 0, "max_tokens": 4}
+    card = Card(config, LATENT_SPACES["sd"], text, tasks=tasks)
+    path = tmp_path / "silent.safetensors"
+    write_checkpoint(path, card, random_model(config).state_dict())
+    options = ("--prompt", "a boat", "--out", tmp_path / "out", "--checkpoint", path)
+    said = refused("sample", *options)
+    assert f"{path}: its card does not say" in said and "give --frames, --height and" in said
+    assert "--text-encoder" in refused(
+        "sample", *options, "--frames", 4, "--height", 64, "--width", 64
+    )
+
+
 def test_a_lora_is_trained_and_exported_for_the_core_loader(tiny, recipe, tmp_path: Path) -> None:
     first = Trainer(tiny())
     first.start()
