@@ -10,17 +10,21 @@ Legend: T frames, H, W pixels.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from ..data.clips import Clip, clips
-from ..data.cutting import Cutting, source_to_json
+from ..data.cutting import Cutting, Drop, source_to_json
 from ..data.formats import MEDIA_SUFFIXES, Source, read_sources
+from ..data.media import MediaError
 from ..data.report import Report
 from ..data.sources import DataSpec
 from ..data.workers import Workers
@@ -51,10 +55,8 @@ class Folder:
     size: tuple[int, int] | None = None
     """(H, W): files are scaled and cropped at the centre; None: all have to have one size."""
     frames: int | None = None
-    """Of a clip; None: the whole file."""
+    """Of a clip; None: the whole file, up to `longest`."""
     stride: int = 1
-    fps: float | None = None
-    """Resample to this rate, instead of the stride."""
     extract: str = "first"
     per_file: int = 1
     """Clips of a file where extract is uniform."""
@@ -67,6 +69,7 @@ class Folder:
             height, width = self.size
             raise ValueError(f"size {height}x{width}: expected sides from 8 to 8192 pixels")
         limits = {"frames": _MOST_FRAMES, "stride": 1000, "per_file": 10_000, "workers": 64}
+        limits |= {"count": 10**9}
         for name, most in limits.items():
             value = getattr(self, name)
             if value is not None and not 1 <= value <= most:
@@ -89,9 +92,9 @@ class Folder:
             path=self.captions or self.path,
             media=self._media(),
             sizes=[size],
-            frames=[self.frames] if self.frames else _all_lengths(size),
+            # One frame more than is measured tells a file that is longer.
+            frames=[self.frames] if self.frames else list(range(1, longest(size) + 2)),
             stride=self.stride,
-            fps=self.fps,
             extract=self.extract,
             clips_per_video=self.per_file,
             min_side=1,
@@ -109,6 +112,8 @@ class Read:
     report: Report = field(default_factory=Report)
     contents: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file that gave a clip, by name."""
+    shortened: dict[str, int] = field(default_factory=dict)
+    """Files that are longer than what was measured of them, and how many frames that is."""
 
     def digest(self) -> str:
         """SHA-256 over the names and contents: the same for the same files."""
@@ -117,10 +122,13 @@ class Read:
 
     def facts(self) -> dict[str, Any]:
         """What a result says of the folder."""
-        return {"files": len(self.contents), "sha256": self.digest()}
+        facts = {"files": len(self.contents), "sha256": self.digest()}
+        if self.shortened:
+            facts["shortened"] = {"files": len(self.shortened), "frames": self._measured()}
+        return facts
 
     def warnings(self, folder: Folder) -> list[str]:
-        """Files that were left out, and why."""
+        """Files that were left out or cut short, and why."""
         report, found = self.report, []
         lost = [(name, reason) for name, reason in report.quarantined]
         if lost:
@@ -129,7 +137,21 @@ class Read:
         for reason, number in report.drops.items():
             examples = "; ".join(report.examples[reason][:2])
             found.append(f"{folder.path}: {number} files are left out, {reason}: {examples}")
+        if self.shortened:
+            found.append(
+                f"{folder.path}: of {len(self.shortened)} files only the first {self._measured()} "
+                f"frames are measured, the most that are kept in memory, as {min(self.shortened)}: "
+                "say by --frames how many are wanted, or scale them down by --size"
+            )
         return found
+
+    def _measured(self) -> int:
+        return max(self.shortened.values())
+
+
+def longest(size: tuple[int, int]) -> int:
+    """Frames of (H, W) pixels that are measured of a file where no number is given, at most."""
+    return max(1, min(_MOST_FRAMES - 1, _CLIP_BYTES // (3 * size[0] * size[1])))
 
 
 def read_clips(folder: Folder, read: Read) -> Iterator[Clip]:
@@ -140,20 +162,28 @@ def read_clips(folder: Folder, read: Read) -> Iterator[Clip]:
     """
     size = folder.size or native_size(folder)
     for clip in clips(folder.spec(size), workers=folder.workers, report=read.report):
-        name = name_of(clip)
-        if name not in read.contents and len(read.contents) == folder.count:
+        if name_of(clip) not in read.contents and len(read.contents) == folder.count:
             return
-        if folder.size is None and tuple(clip.micro[:2]) != size:
-            height, width = map(int, clip.micro[:2])
-            raise ValueError(
-                f"{folder.path / name}: {width}x{height} pixels, the first file has "
-                f"{size[1]}x{size[0]}: give --size, to which all are scaled and cropped"
-            )
-        read.contents[name] = clip.content
-        yield clip
+        yield _noted(clip, folder, size, read)
     if not read.contents:
         reasons = read.warnings(folder) or [f"{folder.path} holds no videos or pictures"]
         raise ValueError("; ".join(reasons))
+
+
+def _noted(clip: Clip, folder: Folder, size: tuple[int, int], read: Read) -> Clip:
+    """The clip as it is measured. Raises ValueError for one of another size than the first."""
+    name = name_of(clip)
+    if folder.size is None and tuple(clip.micro[:2]) != size:
+        height, width = map(int, clip.micro[:2])
+        raise ValueError(
+            f"{folder.path / name}: {width}x{height} pixels, the first file has "
+            f"{size[1]}x{size[0]}: give --size, to which all are scaled and cropped"
+        )
+    read.contents[name] = clip.content
+    if folder.frames is None and len(clip.frames) > longest(size):
+        read.shortened[name] = longest(size)
+        clip = replace(clip, frames=clip.frames[: longest(size)])
+    return clip
 
 
 def name_of(clip: Clip) -> str:
@@ -164,11 +194,6 @@ def name_of(clip: Clip) -> str:
 def _stem(name: str) -> str:
     path = PurePosixPath(name)
     return str(path.with_suffix("") if path.suffix.lower() in MEDIA_SUFFIXES else path)
-
-
-def _all_lengths(size: tuple[int, int]) -> list[int]:
-    most = max(1, min(_MOST_FRAMES, _CLIP_BYTES // (3 * size[0] * size[1])))
-    return list(range(1, most + 1))
 
 
 def native_size(folder: Folder) -> tuple[int, int]:
@@ -185,32 +210,45 @@ def native_size(folder: Folder) -> tuple[int, int]:
     raise ValueError(f"{folder.path}: no video or picture that can be read: {reasons[:3]}")
 
 
+# --- one file by itself, and pairs ----------------------------------------------------------------
+
+
+def first_clip(source: Source, cutting: dict[str, Any], pool: Workers) -> Clip:
+    """The first clip of a file, by a `Cutting`. Raises Drop or MediaError where it has none."""
+    request = {"source": source_to_json(source), "cutting": cutting}
+    header, _ = pool.submit({"job": "plan", **request}).result()
+    if "drop" in header:
+        raise Drop(*header["drop"])
+    if "cuts" in header:
+        cut = header["cuts"][0]
+        header, pixels = pool.submit({"job": "cut", "cut": cut, **request}).result()
+        if "shape" in header:
+            frames = np.frombuffer(pixels, np.uint8).reshape(header["shape"])
+            facts = tuple(cut["micro"]), cut["key"], cut["content"], cut["fps"]
+            return Clip(frames, source.captions, *facts)
+    raise MediaError(header.get("error", "it gives no clip"))
+
+
 def read_pairs(
     made: Folder, true: Folder, reads: tuple[Read, Read]
 ) -> Iterator[tuple[str, Clip, Clip]]:
-    """Clips of files that have the same name (but for the ending) in both folders.
+    """Clips of files that have the same name (but for the ending) in both folders, in its order.
 
     A file that cannot be read takes its partner with it. Raises ValueError, naming a file, where
     one of the folders lacks it, or where two partners have other sizes or lengths.
     """
-    names = _common_names(made, true)
-    ours, theirs = read_clips(made, reads[0]), read_clips(true, reads[1])
-    a, b = next(ours, None), next(theirs, None)
-    while a is not None and b is not None:
-        key_a, key_b = _stem(name_of(a)), _stem(name_of(b))
-        if key_a != key_b:  # one of the two has lost files
-            if names[key_a] < names[key_b]:
-                a = next(ours, None)
-            else:
-                b = next(theirs, None)
-            continue
+    names, ours, theirs = _partners(made, true, reads)
+    both = zip(
+        names, _in_order(made, ours, reads[0]), _in_order(true, theirs, reads[1]), strict=True
+    )
+    whole = ((name, a, b) for name, a, b in both if a is not None and b is not None)
+    for name, a, b in islice(whole, made.count):
         if a.frames.shape != b.frames.shape:
             raise ValueError(
-                f"{key_a} has {_shape(a)} in {made.path} and {_shape(b)} in {true.path}: give "
+                f"{name} has {_shape(a)} in {made.path} and {_shape(b)} in {true.path}: give "
                 "--frames and --size, by which both are cut"
             )
-        yield key_a, a, b
-        a, b = next(ours, None), next(theirs, None)
+        yield name, a, b
 
 
 def _shape(clip: Clip) -> str:
@@ -218,19 +256,59 @@ def _shape(clip: Clip) -> str:
     return f"{T} frames of {W}x{H}"
 
 
-def _common_names(made: Folder, true: Folder) -> dict[str, int]:
-    """Names without their ending, with their place; the same in both folders."""
-    found = []
-    for folder in (made, true):
-        names = [_stem(source.name) for source in folder.sources()]
-        name, times = max(Counter(names).items(), key=lambda item: item[1], default=("", 0))
-        if times > 1:
-            raise ValueError(f"{folder.path}: {times} files are called {name}")
-        found.append(names)
-    for names, others, folder in ((found[0], found[1], true), (found[1], found[0], made)):
-        if missing := sorted(set(names) - set(others)):
-            raise ValueError(
+def _partners(
+    made: Folder, true: Folder, reads: tuple[Read, Read]
+) -> tuple[list[str], list[Source], list[Source]]:
+    """Names without their ending, and the files of both folders by that name. The folders' own
+    orders may differ: by an ending, or where a list names the files."""
+    ours, theirs = (_by_stem(*side) for side in zip((made, true), reads, strict=True))
+    for one, other, folder, read in (
+        (ours, theirs, true, reads[1]),
+        (theirs, ours, made, reads[0]),
+    ):
+        if missing := sorted(one.keys() - other.keys()):
+            text = (
                 f"{folder.path} has no {missing[0]} ({len(missing)} are missing): partners need "
                 "the same names"
             )
-    return {name: place for place, name in enumerate(found[0])}
+            raise ValueError("; ".join([text, *read.warnings(folder)]))
+    names = sorted(ours)
+    return names, [ours[name] for name in names], [theirs[name] for name in names]
+
+
+def _by_stem(folder: Folder, read: Read) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for source in folder.sources(read.report.quarantine):
+        before = found.setdefault(_stem(source.name), source)
+        if before is not source:
+            raise ValueError(
+                f"{folder.path}: two files are called {_stem(source.name)}: {before.name} and "
+                f"{source.name}"
+            )
+    return found
+
+
+def _in_order(folder: Folder, sources: Sequence[Source], read: Read) -> Iterator[Clip | None]:
+    """The first clip of every file; None, which is noted, for one that gives none."""
+    size = folder.size or native_size(folder)
+    cutting = asdict(folder.spec(size).cutting())
+    with ThreadPoolExecutor(folder.workers) as threads, Workers(folder.workers) as pool:
+
+        def ask(source: Source) -> tuple[Source, Future[Clip]]:
+            return source, threads.submit(first_clip, source, cutting, pool)
+
+        left = iter(sources)
+        waiting = deque(map(ask, islice(left, 2 * folder.workers)))
+        while waiting:
+            source, future = waiting.popleft()
+            waiting.extend(map(ask, islice(left, 1)))
+            try:
+                clip = future.result()
+            except Drop as drop:
+                read.report.drop(source.name, drop.reason, drop.detail)
+            except MediaError as error:
+                read.report.quarantine(source.name, str(error))
+            else:
+                yield _noted(clip, folder, size, read)
+                continue
+            yield None

@@ -32,7 +32,7 @@ PerFrame = Callable[[Tensor, Tensor], Tensor]
 
 _PSNR_CAP = 100.0  # dB: equal frames have none
 _WINDOW = 11  # pixels of SSIM's window
-_LPIPS_AT_ONCE = 16  # frames
+_AT_ONCE = 16  # frames that are compared, or of 1080p their floats would take gigabytes
 _USUAL = {"fid": 10_000, "fvd": 2048, "is": 10_000}
 """Samples that published numbers are taken of, at least."""
 
@@ -95,8 +95,7 @@ class Lpips:
     @torch.no_grad()
     def __call__(self, made: Tensor, true: Tensor) -> Tensor:
         """Distance of each frame, 0 or more."""
-        parts = zip(made.split(_LPIPS_AT_ONCE), true.split(_LPIPS_AT_ONCE), strict=True)
-        return torch.cat([self._network(a, b, normalize=True).flatten() for a, b in parts])
+        return self._network(made, true, normalize=True).flatten()
 
     def facts(self) -> dict[str, Any]:
         """What a result says of it."""
@@ -129,7 +128,9 @@ def compare(
     """Mean over clips of the mean over frames, of clips with the same names in both folders."""
     reads, values = (Read(), Read()), []
     for _, a, b in read_pairs(made, true, reads):
-        values.append(float(per_frame(_frames(a.frames), _frames(b.frames)).double().mean()))
+        firsts = range(0, len(a.frames), _AT_ONCE)
+        pairs = ([_frames(clip.frames[i : i + _AT_ONCE]) for clip in (a, b)] for i in firsts)
+        values.append(float(torch.cat([per_frame(*pair) for pair in pairs]).double().mean()))
     if not values:
         raise ValueError(f"{made.path} and {true.path} have no clip in common that can be read")
     warnings = _about_folders((made, true), reads) + about_interval(len(values))

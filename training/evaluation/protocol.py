@@ -26,15 +26,16 @@ from torch import Tensor
 
 from stiv.frames import TASKS, task_positions
 
-from ..data.cutting import source_to_json
+from ..data.cutting import Drop
 from ..data.formats import Source
+from ..data.media import MediaError
 from ..data.workers import Workers
 from ..files import atomic, read_json
 from ..sampling import Sampler
 from ..section import Section, load_section
 from ..video import write_lossless
 from . import measures
-from .inputs import Folder
+from .inputs import Folder, first_clip
 from .rendering import Job, render, seed_of
 from .result import Result, report
 
@@ -196,16 +197,11 @@ def _given(
 
 def read_clip(true: Folder, pool: Workers, path: str) -> np.ndarray:
     """One clip, uint8 (T, H, W, 3). Raises ValueError where it cannot be read or is too short."""
-    cutting = asdict(true.spec(true.size).cutting())
-    source = source_to_json(Source(true.path / path, (), true.path))
-    header, _ = pool.submit({"job": "plan", "source": source, "cutting": cutting}).result()
-    if "cuts" in header:
-        request = {"job": "cut", "source": source, "cutting": cutting, "cut": header["cuts"][0]}
-        header, pixels = pool.submit(request).result()
-        if "shape" in header:
-            return np.frombuffer(pixels, np.uint8).reshape(header["shape"])
-    reason = header.get("error") or ": ".join(header.get("drop", ("it gives no clip",)))
-    raise ValueError(f"{true.path / path} cannot be given to the model: {reason}")
+    source = Source(true.path / path, (), true.path)
+    try:
+        return first_clip(source, asdict(true.spec(true.size).cutting()), pool).frames
+    except (Drop, MediaError) as error:
+        raise ValueError(f"{source.path} cannot be given to the model: {error}") from None
 
 
 def run(args: Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torchvision.models import alexnet
 
 from tests.training.conftest import refused, run
 from tests.training.evaluation.conftest import noisy, write_folder
+from training.evaluation import inputs
 from training.evaluation.extractors import open_extractor
 from training.evaluation.frechet import frechet_distance
 from training.evaluation.measures import psnr, ssim
@@ -136,6 +138,47 @@ def test_partners_are_found_by_name(folders, shapes, tmp_path) -> None:
     assert "has no 05" in refused("eval", "psnr", "--made", true, "--true", made)
 
 
+def test_partners_are_found_in_whatever_order_folders_name_them(folders, capsys, tmp_path) -> None:
+    made, true = folders
+    listed = tmp_path / "listed"
+    shutil.copytree(true, listed)
+    rows = [{"path": path.name, "caption": "x"} for path in sorted(listed.glob("*.mkv"))]
+    lines = (json.dumps(row) + "\n" for row in reversed(rows))
+    (listed / "metadata.jsonl").write_text("".join(lines))
+    found = measured(capsys, "psnr", "--made", listed, "--true", true)
+    assert (found["samples"], found["value"]) == ({"pairs": 6}, 100)
+    usual = measured(capsys, "psnr", "--made", made, "--true", true)
+    found = measured(capsys, "psnr", "--made", made, "--true", listed)
+    assert found["value"] == usual["value"] and found["files"] == usual["files"]
+    few = measured(capsys, "psnr", "--made", made, "--true", listed, "--count", 2)
+    assert few["samples"] == {"pairs": 2} and few["files"]["true"]["files"] >= 2
+
+
+def test_a_partner_that_a_list_cannot_give_is_told_with_the_reason(folders, tmp_path) -> None:
+    made, true = folders
+    broken = tmp_path / "true"
+    shutil.copytree(true, broken)
+    (broken / "03.txt").write_bytes(b"\xff\xfe")
+    line = refused("eval", "psnr", "--made", made, "--true", broken)
+    assert "has no 03 (1 are missing)" in line and "not UTF-8" in line
+
+
+@pytest.mark.parametrize(("frames", "is_cut"), [(3, True), (4, False)])
+def test_files_longer_than_fits_into_memory_are_told(
+    folders, capsys, monkeypatch, frames, is_cut
+) -> None:
+    made, true = folders
+    monkeypatch.setattr(inputs, "_CLIP_BYTES", frames * 32 * 32 * 3)
+    for words in (("psnr", "--made", made, "--true", true), ("motion", "--made", made)):
+        found = measured(capsys, *words)
+        said = " ".join(found["warnings"])
+        assert (f"only the first {frames} frames are measured" in said) == is_cut
+        cut = {"files": 6, "frames": frames} if is_cut else None
+        assert found["files"]["made"].get("shortened") == cut
+        found = measured(capsys, *words, "--frames", 4)  # as the warning says
+        assert "shortened" not in found["files"]["made"]
+
+
 def test_partners_of_other_lengths_or_sizes_are_named(folders, shapes, tmp_path) -> None:
     made, _ = folders
     true = write_folder(tmp_path / "short", shapes[0][:, :3])
@@ -165,3 +208,4 @@ def test_missing_folders_and_pictures_are_refused(tmp_path, shapes) -> None:
     folder = Path(tmp_path / "bad-size")
     write_folder(folder, shapes[0][:1])
     assert "8 to 8192" in refused("eval", "motion", "--made", folder, "--size", "4x4")
+    assert "count is 0" in refused("eval", "motion", "--made", folder, "--count", 0)
