@@ -70,6 +70,7 @@ class SegmentStore:
         self.folder = Path(os.path.abspath(folder))
         self.limit_bytes = limit_bytes
         self.grace = grace
+        self._spare = limit_bytes // _SPARE
         self._room = 0  # bytes that may be put before counting again
         self._counted = -float("inf")
 
@@ -171,8 +172,8 @@ class SegmentStore:
         return path
 
     def keep(self, keys: Iterable[str]) -> None:
-        """Refreshes the time of everything stored for these keys, so that a plan that is being
-        made keeps what it has: once a minute is enough."""
+        """Counts everything stored for these keys as used now, so that a run that begins finds it
+        when it comes to it: what others have stored is removed first."""
         wanted: dict[str, set[str]] = {}
         for key in keys:
             entries.check_key(key)
@@ -215,11 +216,12 @@ class SegmentStore:
             bytes_needed: of the entries that are still to be put.
             bytes_kept: of those of the same video that are there already.
         """
-        if bytes_needed + bytes_kept > self.limit_bytes:
+        most = self.limit_bytes - self._spare  # of a video beyond it the beginning would go
+        if bytes_needed + bytes_kept > most:
             raise StoreError(
                 f"the segments of this video take {as_text(bytes_needed + bytes_kept)}, the store "
-                f"{self.folder} may hold {as_text(self.limit_bytes)}: raise its limit, or make a "
-                "shorter or smaller video"
+                f"{self.folder} may hold {as_text(most)}: raise its limit, or make a shorter or "
+                "smaller video"
             )
         now, found = time.time(), list(self._scan())
         old = sum(entry.size for entry in found if not self._in_use(entry, now))
@@ -258,7 +260,7 @@ class SegmentStore:
             return
         found, now = sorted(self._scan(), key=lambda entry: entry.used), time.time()
         surplus = sum(entry.size for entry in found) - self.limit_bytes
-        spare = self.limit_bytes // _SPARE if surplus > 0 else 0
+        spare = self._spare if surplus > 0 else 0
         removed = False
         for entry in found:
             if surplus + spare <= 0:

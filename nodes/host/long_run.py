@@ -132,17 +132,18 @@ def _encoder(clip: Any, negative: str) -> Callable[[Segment], tuple[Any, Any]]:
 def announce(
     video: LongVideo, model: Any, clip: Any, vae: Any, negative: str, settings: Settings
 ) -> None:
-    """Tell the plan panel what a run begins with. Which segments are kept is left open where that
-    would take a while."""
+    """Let the store keep what it has of the video, and tell the plan panel what a run begins with.
 
-    def told() -> dict[str, Any]:
-        kept, missing, plan = None, video.plan.segments, video.plan
-        if len({(segment.prompt, segment.step) for segment in plan.segments}) <= _FEW_TEXTS:
-            _, missing, _ = _keys(video, model, clip, vae, negative, settings)
-            kept = _others(plan, missing)
-        return _outlook(plan, kept, _cost(missing, plan, model, vae))
-
-    tell_run("start", told)
+    Which segments there are is left open where looking would take a while.
+    """
+    plan = video.plan
+    kept, missing = None, plan.segments
+    if len({(segment.prompt, segment.step) for segment in plan.segments}) <= _FEW_TEXTS:
+        keys, missing, _ = _keys(video, model, clip, vae, negative, settings)
+        # A full store would make room for the first new segments by removing the next old ones.
+        segment_store().keep(keys)
+        kept = _others(plan, missing)
+    tell_run("start", lambda: _outlook(plan, kept, _cost(missing, plan, model, vae)))
 
 
 def dry_run(
