@@ -26,12 +26,6 @@ def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
     return data - noise
 
 
-def data_from_velocity(x_t: Tensor, velocity: Tensor, t_B: Tensor) -> Tensor:
-    """The data that a velocity at x_t points to: x_t + (1 - t) * v."""
-    t = t_B.view(-1, *[1] * (x_t.ndim - 1)).to(x_t.dtype)
-    return x_t + (1 - t) * velocity
-
-
 def flow_loss(velocity: Tensor, target: Tensor, frame_mask: Tensor | None = None) -> Tensor:
     """(B,) mean squared error of (B, C, T, H, W) velocities over the frames that are generated.
 

@@ -118,13 +118,6 @@ class Film:
         with _alone(self.path.parent):
             self.path.unlink(missing_ok=True)
 
-    def frames(self) -> int:
-        """Number of frames that play; 0 where there is no film."""
-        if not self.path.exists():
-            return 0
-        with open(self.path, "rb") as file:
-            return next(_places(file), _NOTHING).mark.frames
-
     def _beginning(self, chains: Sequence[bytes]) -> Place:
         """The end of the longest beginning made of these pieces."""
         missing = contextlib.suppress(FileNotFoundError, NotADirectoryError)

@@ -13,6 +13,8 @@ from ComfyUI_STIV.nodes.host.pieces import Piece
 from tests.nodes.moving import decoded, scenery
 
 LENGTHS = [5, 1, 7, 3]
+WHOLE_PIECES = [sum(LENGTHS[:count]) for count in range(len(LENGTHS) + 1)]
+"""Numbers of frames that a film can play."""
 IDS = ["key0", "seg0", "seg1", "seg2"]
 
 

@@ -13,16 +13,16 @@ from ComfyUI_STIV.nodes.host.pieces import Piece, encode_piece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.nodes.films import IDS, LENGTHS, check_plays, grown
+from tests.nodes.films import IDS, LENGTHS, WHOLE_PIECES, check_plays, grown
 from tests.nodes.moving import pieces, scenery
 
 
 def test_it_plays_after_every_piece(tmp_path: Path, made: list[Piece]) -> None:
     film = Film(tmp_path / "new" / "film.mp4")  # the folder is made
-    assert film.frames() == film.kept(IDS) == 0
+    assert film.kept(IDS) == 0
     for count in range(1, 5):
         assert film.grow(IDS, made.__getitem__, count) == sum(LENGTHS[:count])
-        assert check_plays(film.path) == film.frames() == sum(LENGTHS[:count])
+        assert check_plays(film.path) == sum(LENGTHS[:count])
         assert film.kept(IDS) == count
     overhead = film.path.stat().st_size - sum(len(piece.body) for piece in made)
     assert overhead <= len(made[0].header) + 4 * 80
@@ -67,7 +67,7 @@ def test_any_history_leads_to_the_same_film(
     for run, (edited, upto) in enumerate(history):
         ids = [*IDS[:edited], *(f"{name} {run}" for name in IDS[edited:])]
         grown(path, made, ids, upto)
-        assert not path.exists() or check_plays(path) == Film(path).frames()
+        assert not path.exists() or check_plays(path) in WHOLE_PIECES
     grown(path, made, IDS)
     grown(fresh, made, IDS)
     assert path.read_bytes() == fresh.read_bytes()
@@ -102,7 +102,7 @@ def test_other_files_are_not_overwritten(tmp_path: Path, made: list[Piece]) -> N
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"holiday\.mp4 is no film of STIV and would be over"):
             Film(path).grow(IDS, made.__getitem__)
-        assert path.read_bytes() == content and Film(path).frames() == 0
+        assert path.read_bytes() == content
     path.write_bytes(b"")  # made by a download that never began, or a touch
     assert grown(path, made, IDS) == [0, 1, 2, 3]
 

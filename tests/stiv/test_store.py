@@ -43,7 +43,9 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
     return flat.to(torch.uint8).view(dtype).reshape(shape)
 
 
-names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20).filter(
+    lambda name: name != "__metadata__"  # the header's own
+)
 infos = st.dictionaries(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
     st.none() | st.booleans() | st.integers(-(2**60), 2**60)
