@@ -65,8 +65,8 @@ class HostTransformer(STIVTransformer):
         """noise - data, or the noise, (B, C, T, H, W).
 
         x: noised latents; timestep: (B,) sigma in [0, 1]; context: (B, L, text width);
-        micro: (B, 5) height, width, top, left, stride; image_latent, image_mask: the given frames
-        and where (B, 1, T, H, W) they are.
+        micro: (B, 5) height, width, top, left, stride; image_latent, image_mask: the given frames,
+        zeros elsewhere, and where (B, 1, T, H, W) they replace those of x.
         """
         options = transformer_options or {}
         # Always a new tensor: caches write into their input, which is the sampler's own state.

@@ -184,6 +184,10 @@ def test_other_rigs(six_views: Loaded, rig: dict, frames: int) -> None:
     [
         ({"size": 100}, "size is 100, not a multiple of 16: use 96 or 112"),
         ({"image": photo().repeat(2, 1, 1, 1)}, "the image is a batch of 2: give one object"),
+        (
+            {"image": photo()[..., :1]},
+            r"the image has shape \(1, 60, 80, 1\): expected \(1, height",
+        ),
         ({"mask": disc().repeat(3, 1, 1)}, "the mask is a batch of 3: give one object"),
         ({"rig": {"rig": "custom", "cameras": "30;"}}, r"camera 1 \('30'\) has 1 numbers"),
         (
