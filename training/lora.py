@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stiv.convert.lora.forms import lora_metadata, noted_metadata
+from stiv.convert.lora.forms import lora_metadata
 from stiv.convert.lora.keys import PREFIX, matching
-from stiv.header import CheckpointError, read_header
 
 from .dropout import SeededDropout
 from .files import atomic
 from .layers import Linear
-from .low_precision import LowPrecisionLinear
 
 TARGETS = ("qkv", "proj", "q", "kv", "fc1", "fc2")
 """Every linear layer of a block: self-attention, cross-attention, FFN."""
@@ -50,7 +48,7 @@ def add_lora(
     dropout, for a target that matches nothing and for a model that has LoRA layers already.
     """
     if _layers(model):
-        raise ValueError("the model has LoRA layers already: merge_lora first, or load a new model")
+        raise ValueError("the model has LoRA layers already: load a new model")
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"LoRA rank is {rank!r}: expected a whole number of 1 or more")
     if not (math.isfinite(alpha) and alpha > 0):
@@ -101,8 +99,8 @@ def save_lora(
     """Write the adapter, atomically, as a file that LoraLoaderModelOnly loads.
 
     `metadata` needs `base` (tensor hash of the checkpoint that it was trained on) and `steps`.
-    Rank, alpha and whatever else it holds are stored as `lora_metadata` says. `dtype` float32
-    continues a run exactly; bfloat16 or float16 halves a file that is only to be used.
+    Rank, alpha and whatever else it holds are stored as `lora_metadata` says. `dtype` bfloat16
+    or float16 halves the file.
     Raises ValueError for missing metadata or values that JSON has not, OSError when it cannot
     be written.
     """
@@ -117,77 +115,6 @@ def save_lora(
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in lora_tensors(model).items()}
     with atomic(Path(path)) as part:
         save_file(tensors, part, metadata=stored)
-
-
-def load_lora(path: Path, model: nn.Module, base: str | None = None) -> dict[str, Any]:
-    """Continue from a file of `save_lora`: its layers are added, or filled where they are there.
-
-    base: tensor hash of the checkpoint in use; a file trained on another one is refused.
-    Returns the metadata under `stiv.lora` (empty for a file of another trainer). Raises
-    CheckpointError, naming the file, for one that is damaged or does not fit the model.
-    """
-    header = read_header(path)
-    try:
-        metadata = noted_metadata(header.metadata)
-    except ValueError as error:
-        raise CheckpointError(path, f"{error}") from error
-    if base is not None and metadata.get("base") != base:
-        raise CheckpointError(
-            path,
-            f"was trained on the base model {metadata.get('base')}, not on {base}: "
-            "start from that base, or give no base to check",
-        )
-    shapes = {name: info.shape for name, info in header.tensors.items()}
-    paths, rank = _check_shapes(path, model, shapes)
-    try:
-        tensors = load_file(path)
-    except Exception as error:  # safetensors has several kinds, none common to all versions
-        raise CheckpointError(path, f"cannot be read: {error}; get the file again") from error
-    alphas = {float(tensors.get(f"{PREFIX}{name}.alpha", rank)) for name in paths}
-    alpha = alphas.pop()
-    if alphas or not (math.isfinite(alpha) and alpha > 0):
-        raise CheckpointError(
-            path, "has no single alpha above 0 for all layers: use a file of this trainer"
-        )
-    if not _layers(model):
-        add_lora(model, rank, alpha, paths)
-    layers = _layers(model)
-    present = _rank_and_alpha(next(iter(layers.values())))
-    if set(layers) != set(paths) or present != (rank, alpha):
-        raise CheckpointError(
-            path,
-            f"has rank {rank}, alpha {alpha:g} and {len(paths)} layers, the model's LoRA rank "
-            f"{present[0]}, alpha {present[1]:g} and {len(layers)}: use the run's own settings",
-        )
-    with torch.no_grad():
-        for name, layer in layers.items():
-            for parameter, part in zip(_pair(layer), _PARTS, strict=False):
-                parameter.copy_(tensors[f"{PREFIX}{name}.{part}"])
-    return metadata
-
-
-def merge_lora(model: nn.Module) -> nn.Module:
-    """Fold the adapter into the weights; in place, the model has its plain layers again.
-
-    The sum is taken in float32 and rounded to the base's dtype. A base in low precision gives
-    what training saw, not the checkpoint's own weights: to export, merge into a model that was
-    loaded anew. Raises ValueError for a model without LoRA layers.
-    """
-    for path, layer in _adapted(model).items():
-        base = layer.get_base_layer()
-        if isinstance(base, LowPrecisionLinear):
-            base = base.widened()
-        down, up = _pair(layer)
-        rank, alpha = _rank_and_alpha(layer)
-        with torch.no_grad():
-            change = (alpha / rank) * (up.float() @ down.float())
-            base.weight.copy_(base.weight.float() + change)
-        parent, _, child = path.rpartition(".")
-        setattr(model.get_submodule(parent) if parent else model, child, base)
-    for left in ("peft_config", "active_adapter"):  # peft's marks on the model
-        if left in vars(model):
-            delattr(model, left)
-    return model
 
 
 def _inject(model: nn.Module, rank: int, alpha: float, dropout: float, layers: list[str]) -> None:
@@ -224,7 +151,7 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
 def _adapted(model: nn.Module) -> dict[str, nn.Module]:
     layers = _layers(model)
     if not layers:
-        raise ValueError("the model has no LoRA layers: call add_lora or load_lora first")
+        raise ValueError("the model has no LoRA layers: call add_lora first")
     return layers
 
 
@@ -241,34 +168,3 @@ def _whole(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     gather = getattr(tensor, "full_tensor", None)  # of a sharded parameter
     return (tensor if gather is None else gather()).float().cpu().clone()
-
-
-def _check_shapes(
-    path: Path, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[list[str], int]:
-    """The layers' paths and their common rank, after every check that shapes allow."""
-    linear = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    linear |= {name: layer.get_base_layer() for name, layer in _layers(model).items()}
-    paths: dict[str, None] = {}
-    for name in shapes:
-        part = next((part for part in _PARTS if name.endswith(f".{part}")), None)
-        layer = name.removeprefix(PREFIX).removesuffix(f".{part}")
-        if part is None or not name.startswith(PREFIX) or layer not in linear:
-            raise CheckpointError(
-                path, f"tensor {name} fits no layer of this model: use a LoRA of this network"
-            )
-        paths[layer] = None
-    if not paths:
-        raise CheckpointError(path, "holds no tensors: expected a LoRA")
-    rank = next((shape[0] for n, shape in shapes.items() if n.endswith(_PARTS[0]) and shape), 0)
-    for layer in paths:
-        wide = linear[layer]
-        wanted = ((rank, wide.in_features), (wide.out_features, rank))
-        for part, shape in zip(_PARTS, (*wanted, ()), strict=True):
-            name = f"{PREFIX}{layer}.{part}"
-            found = shapes.get(name, () if part == "alpha" else None)
-            if found != shape or rank < 1:
-                raise CheckpointError(
-                    path, f"tensor {name} has shape {found}: expected {shape}; use another LoRA"
-                )
-    return list(paths), rank

@@ -68,7 +68,6 @@ class LowPrecisionLinear(nn.Linear):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, name: str = "weight"):
         nn.Module.__init__(self)  # nn.Linear's own would allocate a weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.full_dtype = linear.weight.dtype
         weight = linear.weight.detach()
         if not weight.isfinite().all():
             raise ValueError(f"{name} holds a weight that is not finite: use another base model")
@@ -83,16 +82,6 @@ class LowPrecisionLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return _FrozenProduct.apply(x, self.weight, self.scale, bias)
-
-    def widened(self) -> nn.Linear:
-        """A plain layer with the stored weight (not the lost original one) in the old dtype."""
-        linear = nn.Linear(
-            self.in_features, self.out_features, self.bias is not None, device="meta"
-        )
-        weight = widen(self.weight, self.scale, self.full_dtype)
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.bias = self.bias
-        return linear
 
 
 def row_scales(weight: Tensor, largest: float) -> Tensor:

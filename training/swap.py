@@ -160,7 +160,6 @@ class SwappedLinear(LowPrecisionLinear):
     def __init__(self, linear: nn.Linear, swap: Swap, block: int, index: int):
         nn.Module.__init__(self)  # the others would allocate a weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.full_dtype = getattr(linear, "full_dtype", linear.weight.dtype)
         self.register_buffer("scale", getattr(linear, "scale", None))
         self.bias = linear.bias
         self._swap, self._block, self._index = swap, block, index

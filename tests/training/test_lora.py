@@ -10,22 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from stiv.checkpoint import CheckpointError, read_checkpoint, tensor_hash, write_checkpoint
+from stiv.checkpoint import read_checkpoint, tensor_hash, write_checkpoint
 from stiv.config import STIVConfig
 from stiv.model import STIVTransformer
 from training.lora import (
     TARGETS,
     add_lora,
-    load_lora,
     lora_tensors,
     matching_layers,
-    merge_lora,
     save_lora,
 )
-from training.low_precision import LowPrecisionLinear, bytes_held, freeze_in
+from training.low_precision import LowPrecisionLinear, bytes_held, freeze_in, widen
 
 CONFIG = STIVConfig(
     width=48, depth=2, heads=3, text_width=16, pooled_width=16, mask_decoder_blocks=1
@@ -50,6 +48,17 @@ def trained(model: STIVTransformer, seed: int = 5) -> None:
     for name, parameter in model.named_parameters():
         if ".lora_B." in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+
+
+def merged(weights: dict[str, Tensor], lora: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """W + alpha / rank B A, in float64; share: alpha / rank."""
+    found = dict(weights)
+    for key in (key for key in lora if key.endswith(".alpha")):
+        stem = key.removesuffix(".alpha")
+        down, up = (lora[f"{stem}.lora_{part}.weight"].double() for part in "AB")
+        name = f"{stem.removeprefix('diffusion_model.')}.weight"
+        found[name] = (weights[name].double() + share * up @ down).to(weights[name].dtype)
+    return found
 
 
 @pytest.fixture
@@ -143,63 +152,18 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
         save_lora(path, model, {"base": "0" * 64})
 
 
-def test_a_run_continues_from_the_file(tmp_path: Path, velocity) -> None:
-    model, path = network(), tmp_path / "lora.safetensors"
-    add_lora(model, 4, 2.0, ["qkv", "kv"])
-    trained(model)
-    save_lora(path, model, METADATA)
-    for prepared in (False, True):
-        again = network()
-        if prepared:
-            add_lora(again, 4, 2.0, ["qkv", "kv"], seed=99)
-        assert load_lora(path, again, base="0" * 64)["steps"] == 12
-        assert torch.equal(velocity(again), velocity(model))
-    with pytest.raises(CheckpointError, match="not on 111"):
-        load_lora(path, network(), base="1" * 64)
-    other = network()
-    add_lora(other, 8, 2.0, ["qkv"])
-    with pytest.raises(CheckpointError, match=r"rank 4.*rank 8"):
-        load_lora(path, other)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda t, a: t.pop(a.replace("lora_A", "lora_B")), "lora_B.weight has shape None"),
-        (lambda t, a: t.update({a: torch.zeros(4, 7)}), r"shape \(4, 7\): expected \(4, 48\)"),
-        (lambda t, a: t.update({a.replace("qkv", "to_q"): t[a].clone()}), "fits no layer"),
-        (lambda t, a: t.update({"stray": t[a].clone()}), "stray fits no layer"),
-        (lambda t, a: t.clear(), "holds no tensors"),
-    ],
-)
-def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, change, message: str) -> None:
-    model, path = network(), tmp_path / "lora.safetensors"
-    add_lora(model, 4, 4.0, ["qkv"])
-    tensors = lora_tensors(model)
-    change(tensors, "diffusion_model.blocks.0.spatial_attn.qkv.lora_A.weight")
-    save_file(tensors, path)
-    with pytest.raises(CheckpointError, match=message):
-        load_lora(path, network())
-
-
-def test_merging_gives_the_plain_network_with_the_formula_s_weights(velocity) -> None:
+def test_the_network_is_the_plain_one_with_the_formula_s_weights(velocity) -> None:
     base, model = network(), network()
     add_lora(model, 4, 2.0)
     trained(model)
-    adapted, tensors = velocity(model), lora_tensors(model)
-    merged = merge_lora(model).state_dict()
-    assert list(merged) == list(base.state_dict())
-    for name, weight in base.state_dict().items():
-        stem = f"diffusion_model.{name.removesuffix('.weight')}"
-        if f"{stem}.alpha" in tensors:
-            down, up = tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"]
-            weight = weight.double() + 2.0 / 4 * up.double() @ down.double()
-        assert torch.allclose(merged[name].double(), weight.double(), atol=1e-7), name
-    assert difference(velocity(model), adapted) < 1e-5
-    assert difference(adapted, velocity(base)) > 0.05
-    add_lora(model, 2, 2.0)  # and it can be adapted once more
+    plain = network()
+    plain.load_state_dict(merged(base.state_dict(), lora_tensors(model), 2.0 / 4))
+    assert difference(velocity(plain), velocity(model)) < 1e-5
+    assert difference(velocity(model), velocity(base)) > 0.05
+    with pytest.raises(ValueError, match="LoRA layers already"):
+        add_lora(model, 2, 2.0)
     with pytest.raises(ValueError, match="no LoRA layers"):
-        merge_lora(network())
+        lora_tensors(base)
 
 
 # Relative RMS error of the output, from the bits of the mantissa: 8 and 4 with the implicit one.
@@ -236,7 +200,10 @@ def test_gradients_through_a_frozen_base_are_those_of_its_widened_weights(veloci
     found = gradients(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, LowPrecisionLinear):
-            model.set_submodule(name, module.widened())
+            plain = torch.nn.Linear(module.in_features, module.out_features)
+            plain.weight = torch.nn.Parameter(widen(module.weight, module.scale, torch.float32))
+            plain.bias = module.bias
+            model.set_submodule(name, plain.requires_grad_(False))
     model.zero_grad(set_to_none=True)
     expected = gradients(model)
     assert found.keys() == expected.keys()
@@ -257,9 +224,6 @@ def test_a_base_may_be_frozen_before_or_after(velocity, dtype) -> None:
         assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
         outputs.append(velocity(model))
     assert torch.equal(*outputs)
-    merged = merge_lora(before)
-    assert not [m for m in merged.modules() if isinstance(m, LowPrecisionLinear)]
-    assert difference(velocity(merged), outputs[0]) < 1e-5
 
 
 def test_float8_rows_have_scales_of_their_own() -> None:
@@ -272,7 +236,7 @@ def test_float8_rows_have_scales_of_their_own() -> None:
     add_lora(model, 4, 4.0)
     freeze_in(model, torch.float8_e4m3fn)
     layer = model.blocks[0].mlp.fc1.base_layer
-    wide = layer.widened().weight
+    wide = widen(layer.weight, layer.scale, torch.float32)
     assert torch.equal(layer.scale.log2(), layer.scale.log2().round())
     assert layer.scale[2] == 2**5 and wide[2, 0] == weight[2, 0]
     assert wide[1].count_nonzero() == 0
@@ -325,7 +289,7 @@ def host(tmp_path_factory: pytest.TempPathFactory):
 FOLDERS = ("checkpoints", "loras")
 
 
-def test_the_host_s_loader_gives_what_merging_gives(host, caplog) -> None:
+def test_the_host_s_loader_gives_the_formula_s_weights(host, caplog) -> None:
     """LoraLoaderModelOnly on the host's model, against a checkpoint merged on this side."""
     tiny, folders = host
     from tests.nodes import scenes
@@ -341,7 +305,7 @@ def test_the_host_s_loader_gives_what_merging_gives(host, caplog) -> None:
     write_checkpoint(
         folders["checkpoints"] / "lora_merged.safetensors",
         card,
-        merge_lora(model).state_dict(),
+        merged(parts["diffusion_model"], lora_tensors(model), 2.0 / 4),
         text_encoder=parts["text_encoder"],
         vae=parts["vae"],
     )
@@ -356,8 +320,8 @@ def test_the_host_s_loader_gives_what_merging_gives(host, caplog) -> None:
         )
     assert "not loaded" not in caplog.text
     assert len(patched.patches) == layers
-    merged = scenes.load(folders["checkpoints"] / "lora_merged.safetensors")
-    expected = scene.but(model=merged.model).sample()
+    whole = scenes.load(folders["checkpoints"] / "lora_merged.safetensors")
+    expected = scene.but(model=whole.model).sample()
     assert difference(scene.but(model=patched).sample(), expected) < 1e-5
     assert difference(scene.sample(), expected) > 1e-2
 
@@ -369,8 +333,3 @@ def test_a_half_precision_file_is_the_rounded_one(tmp_path: Path) -> None:
     save_lora(path, model, METADATA, dtype=torch.float16)
     expected = {name: tensor.half() for name, tensor in lora_tensors(model).items()}
     assert tensor_hash(load_file(path)) == tensor_hash(expected)
-    again = network()
-    load_lora(path, again)
-    assert tensor_hash(
-        {name: tensor.half() for name, tensor in lora_tensors(again).items()}
-    ) == tensor_hash(expected)
