@@ -101,8 +101,18 @@ class _Run:
 
     def outcome(self) -> Section:
         if self.error is None:
+            self.attempt(_check_numbers, self.section)
+        if self.error is None:
             return {**self.section, "made_by": self.stamp}
         return failed(_say(self.error), self.stamp)
+
+
+def _check_numbers(section: Section) -> None:
+    """Raises ValueError for what rows cannot hold: it would end the run, not the row."""
+    try:
+        json.dumps(section, allow_nan=False)
+    except ValueError:
+        raise ValueError("gave what is no number (NaN), or an infinite one") from None
 
 
 def failed(reason: str, stamp: dict[str, Any]) -> Section:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.training.data.numbered import write_video
 from tests.training.engine.small_work import CLIP, FEATURES, contents, prepare
+from training.engine.job import run_steps
 from training.engine.run import run
 from training.engine.scan import Fingerprint, Probe, list_files
 from training.engine.step import NotReady, Step, make_step
@@ -67,6 +68,7 @@ def test_steps_run_apart_make_what_they_make_together(work: Work, whole) -> None
 SCRIPT = """
 import sys
 from pathlib import Path
+from training.engine.job import run_steps
 from training.engine.run import run
 from training.engine.step import make_step
 from training.engine.work import Work
@@ -365,8 +367,24 @@ class Wordy(Step):
         return {"words": "x" * (2**20 if row["source"]["path"] == CLIP else 9)}
 
 
+def test_an_answer_that_is_no_number_costs_its_row_only() -> None:
+    class Odd(Step):
+        name = "odd"
+
+        def run(self, row, reader):
+            return {"score": row["score"]}
+
+    for score in (float("nan"), float("inf"), 1.5):
+        sections, _ = run_steps([(Odd(), {"version": 1})], {"score": score}, None)
+        assert ("is no number" in sections["odd"].get("error", "")) == (score != 1.5)
+
+
 def test_an_answer_that_is_too_long_costs_its_row_only(work: Work) -> None:
-    shard = work.shards("segments")[0]
+    shard = next(
+        shard
+        for shard in work.shards("segments")
+        if any(row["source"]["path"] == CLIP for row in shard.rows())
+    )
     rows = list(shard.rows())
     with shard.log([Wordy()]) as log:  # as the workers' answers get there
         for row in rows:
