@@ -11,7 +11,7 @@ import torch
 from comfy import latent_formats
 from torch import Tensor
 
-# The host's own classes bring scale, shift and the colours of the previews.
+# The host's own classes bring the colours of the previews.
 _HOST_SPACES = {
     "sd": latent_formats.SD15,
     "sdxl": latent_formats.SDXL,
@@ -31,14 +31,12 @@ class VideoLatents(latent_formats.LatentFormat):
         self.name = latents["name"]
         self.latent_channels = latents["channels"]
         self.spacial_downscale_ratio = latents["downscale"]
+        self.scale_factor, self.shift_factor = latents["scale"], latents["shift"]
         if self.name in _HOST_SPACES:
             space = _HOST_SPACES[self.name]()
-            self.scale_factor = space.scale_factor
-            self.shift_factor = getattr(space, "shift_factor", 0.0)
             self.latent_rgb_factors = space.latent_rgb_factors
             self.latent_rgb_factors_bias = space.latent_rgb_factors_bias
         else:
-            self.scale_factor, self.shift_factor = latents["scale"], latents["shift"]
             self.latent_rgb_factors = _plain_colours(self.latent_channels)
         # A given first frame would make a preview that never moves: show the middle one.
         self.latent_rgb_factors_reshape = lambda x: x[:, :, x.shape[2] // 2]
