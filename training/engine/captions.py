@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from .language.ask import Form
 from .language.prompts import Prompt, load_prompt
-from .language.step import LanguageStep
+from .language.step import LanguageStep, need_frames
 from .language.turns import tidy
 from .reader import Frame, Uniform
 from .rows import Row, Section, seconds
@@ -100,4 +100,4 @@ class _Look:
         self._frames.append(frame.rgb(self._step.side))
 
     def result(self) -> Section:
-        return self._step.caption(self._row, self._frames)
+        return self._step.caption(self._row, need_frames(self._frames))

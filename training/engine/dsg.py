@@ -26,7 +26,7 @@ from pydantic import Field
 from .language.ask import Answer, Asker, Form, add_tokens
 from .language.prompts import Prompt, load_prompt
 from .language.settings import ModelSettings
-from .language.step import Caption, CaptionStep, digest
+from .language.step import Caption, CaptionStep, digest, need_frames
 from .language.turns import tidy
 from .reader import Reader
 from .rows import Row, Section
@@ -176,7 +176,7 @@ class DenseDsg(CaptionStep):
             )
         asked = self._ask_questions(sentences)
         objects = merge_objects(asked.value.objects)
-        frames = reader.uniform(self.frames, self.side) if objects else []
+        frames = need_frames(reader.uniform(self.frames, self.side)) if objects else []
         replies = self._look(objects, frames)
         counts = count(objects, len(sentences))
         return {

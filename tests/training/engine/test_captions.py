@@ -18,6 +18,7 @@ from tests.training.engine.chat_server import ChatServer, Reply, Request, chat_s
 from training.cli import main
 from training.data.workers import ROOT
 from training.engine.captions import DenseCaptions
+from training.engine.reader import Reader
 from training.engine.rows import Row
 from training.engine.step import NotReady, make_step
 from training.engine.work import Work
@@ -298,6 +299,21 @@ def test_a_caption_that_fails_costs_its_row_only(server, media, tmp_path) -> Non
     rows = rows_of(work)
     assert "two bad answers" in rows["b"]["captions_dense"]["error"]
     assert rows["a"]["captions_dense"]["text"] and rows["c"]["captions_dense"]["text"]
+
+
+def test_a_file_that_has_become_too_short_makes_no_answer(server, media, monkeypatch) -> None:
+    """A row says 50 frames, the file has 6: nothing in it is no hallucination."""
+    source = {"path": "a.webp", "base": [1, 1000], "captions": ["A red square."]}
+    segment = {"start": 0, "end": 100 * FRAMES, "start_s": 0.0, "end_s": 0.6, "frames": 50}
+    row = {"id": "a", "source": source, "segment": {**segment, "seconds": 0.6}}
+    monkeypatch.setenv("SQUARES_KEY", KEY)
+    named = {"base_url": server.url, "model": "squares", "api_key_env": "SQUARES_KEY"}
+    settings = {"model": named, "frames": 1}
+    for name in ("captions_dense", "dsg_source"):
+        before = len(server.requests)
+        with pytest.raises(ValueError, match="too short for the frames of its row"):
+            make_step(name, settings).run(row, Reader(row, media))
+        assert len(server.requests) - before == (name == "dsg_source")  # its questions alone
 
 
 def test_without_a_model_it_is_said_how_to_get_one(media, tmp_path) -> None:

@@ -150,6 +150,24 @@ def test_what_models_put_around_json(server, text) -> None:
     assert len(server.requests) == 1
 
 
+def test_what_stands_in_the_json_is_left_alone() -> None:
+    class Said(Form):
+        text: str
+
+    for text in ("He <think>hm</think> said", "```json\n{}\n```", "a\n```"):
+        answer = Completion(json.dumps({"text": text}), "m", None)
+        assert _parse(Said, bool, answer).text == text
+
+
+@pytest.mark.parametrize("start", ["```json\n", "", "<think>", " "])
+def test_an_answer_of_line_breaks_takes_no_time(start) -> None:
+    """As small models end in them; patterns that try every way to part them took minutes."""
+    began = time.monotonic()
+    with pytest.raises(_Bad):
+        _parse(Pets, bool, Completion(start + "\n" * (LONGEST_ANSWER - 20) + "x", "m", None))
+    assert time.monotonic() - began < 1
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["cat"]),
     lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["animal", "count"]), inner),
@@ -227,6 +245,11 @@ FAULTS = {
     "no completion": (Reply(body=b"[1]"), TRIES, "no chat completion"),
     "no message": (Reply(body=b'{"choices": [{"message": null}]}'), TRIES, "no chat completion"),
     "text": (Reply(body=b'{"choices": [{"message": "yes"}]}'), TRIES, "no chat completion"),
+    "error": (
+        Reply(body=b'{"error": {"message": "no such model"}}'),
+        TRIES,
+        "no chat completion .*: no such model",
+    ),
     "parts": (
         Reply(body=b'{"choices": [{"message": {"content": ["yes"]}}]}'),
         TRIES,

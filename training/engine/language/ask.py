@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,7 @@ from .turns import Backend, Completion, Turn
 LONGEST_ANSWER = 2**16  # characters that are looked at
 _QUOTED = 4000  # characters of a bad answer that go back to the model
 _SERVERS_KNOW = ("type", "properties", "required", "additionalProperties", "items", "enum")
-_THOUGHTS = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_FENCES = ("```", "```json")
 
 T = TypeVar("T", bound="Form")
 
@@ -107,10 +105,8 @@ def _parse(form: type[T], check: Callable[[T], object], answer: Completion) -> T
         raise _Bad("it is too long and was cut off")
     if len(answer.text) > LONGEST_ANSWER:
         raise _Bad(f"it is longer than {LONGEST_ANSWER} characters")
-    text = _THOUGHTS.sub("", answer.text, count=1)
-    fenced = _FENCE.fullmatch(text)
     try:
-        value = form.model_validate_json(fenced[1] if fenced else text)
+        value = form.model_validate_json(_bare(answer.text))
         check(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -119,6 +115,17 @@ def _parse(form: type[T], check: Callable[[T], object], answer: Completion) -> T
     except ValueError as error:
         raise _Bad(str(error)) from None
     return value
+
+
+def _bare(text: str) -> str:
+    """An answer without the thoughts before it and the fence around it."""
+    text = text.strip()
+    if text.startswith("<think>") and "</think>" in text:
+        text = text.partition("</think>")[2].lstrip()
+    fence, _, rest = text.partition("\n")
+    if fence.rstrip() in _FENCES and rest.endswith("```"):
+        return rest.removesuffix("```")
+    return text
 
 
 def plain_schema(form: type[BaseModel]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def dsg_video(args: Namespace) -> None:
     if args.question_model:
         settings["question_model"] = _model(args.question_model)
     if args.question_prompt:
-        settings["question_prompt"] = str(args.question_prompt)
+        settings["question_prompt"] = str(args.question_prompt.absolute())
     work = _run(args, [f"dsg_{args.caption}"], settings)
     print(summary(work.rows(), args.caption))
 

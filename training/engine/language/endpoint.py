@@ -148,8 +148,8 @@ class Endpoint:
         try:
             return self._completion(json.loads(data))
         except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-            text = f"its answer is no chat completion ({self._clean(repr(error))})"
-            raise _Failure(text, again=True) from None
+            text = f"its answer is no chat completion ({self._clean(repr(error))}): "
+            raise _Failure(text + self._clean(_reason(data)), again=True) from None
 
     def _read(self, response) -> bytes:
         """The body, in bounded time and memory."""

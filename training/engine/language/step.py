@@ -146,6 +146,14 @@ class CaptionStep(LanguageStep):
         return text
 
 
+def need_frames(frames: list) -> list:
+    """The frames. Raises ValueError where there are none: a model would be asked about nothing, or
+    nothing be found in a clip."""
+    if not frames:
+        raise ValueError("the file has become too short for the frames of its row: scan it again")
+    return frames
+
+
 def digest(text: str | None) -> str | None:
     """What tells one caption from another, in rows."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16] if text else None
