@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..engine.motion import at_rate, flow_speeds
+from ..engine.motion import DYNAMIC_FPS, at_rate, flow_speeds
 from ..files import sha256
 from ..networks import best_device
 from ..optional import need
@@ -32,6 +32,7 @@ PerFrame = Callable[[Tensor, Tensor], Tensor]
 
 _PSNR_CAP = 100.0  # dB: equal frames have none
 _WINDOW = 11  # pixels of SSIM's window
+_LPIPS_SIDE = {"alex": 31, "vgg": 16}  # pixels, or a layer of the backbone has none
 _AT_ONCE = 16  # frames that are compared, or of 1080p their floats would take gigabytes
 _USUAL = {"fid": 10_000, "fvd": 2048, "is": 10_000}
 """Samples that published numbers are taken of, at least."""
@@ -94,7 +95,12 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, made: Tensor, true: Tensor) -> Tensor:
-        """Distance of each frame, 0 or more."""
+        """Distance of each frame, 0 or more. ValueError for frames below what the network takes."""
+        if min(made.shape[-2:]) < _LPIPS_SIDE[self.net]:
+            raise ValueError(
+                f"frames are {made.shape[-1]}x{made.shape[-2]}: LPIPS by {self.net} needs sides of "
+                f"{_LPIPS_SIDE[self.net]} pixels: give --size"
+            )
         return self._network(made, true, normalize=True).flatten()
 
     def facts(self) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def _between(
         raise ValueError(f"{counts[0]} and {counts[1]} samples: expected at least two of each")
     joined = [np.concatenate(groups) for groups in features]
     interval, bias = None, None
-    if resamples:
+    if resamples and min(map(len, features)) > 1:  # of one file alone nothing else can be drawn
         interval, bias = of_distance(
             frechet_distance, *features, seed=seed, resamples=max(2, resamples)
         )
@@ -301,9 +307,14 @@ def motion(made: Folder, *, seed: int = 0, resamples: int = 2000) -> Result:
         if len(clip.frames) < 2:
             raise ValueError(f"{name_of(clip)} is a picture: motion is of videos")
         taken = at_rate(len(clip.frames), clip.fps)
+        if len(taken) < 2:
+            raise ValueError(
+                f"{name_of(clip)} has {len(clip.frames)} frames at {clip.fps:g} a second: motion "
+                f"needs two at {DYNAMIC_FPS:g} a second"
+            )
         speeds = flow_speeds(clip.frames[index] for index in taken)
         dynamic.append(float(speeds.is_dynamic()))
-        scores.append(speeds.score(clip.fps / (taken[1] - taken[0] if len(taken) > 1 else 1)))
+        scores.append(speeds.score(clip.fps / (taken[1] - taken[0])))
     return Result(
         "motion",
         float(np.mean(dynamic)),

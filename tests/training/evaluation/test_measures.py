@@ -18,6 +18,7 @@ from training.evaluation.extractors import open_extractor
 from training.evaluation.frechet import frechet_distance
 from training.evaluation.measures import psnr, ssim
 from training.evaluation.pictures import ssim as own_ssim
+from training.video import write_lossless
 
 
 def measured(capsys, *words: object) -> dict:
@@ -110,6 +111,22 @@ def test_motion_of_folders(shapes, capsys, tmp_path) -> None:
     assert found["more"]["motion score (% of the shorter side per second)"] > 0
 
 
+def test_motion_refuses_clips_too_short_to_be_looked_at(shapes, tmp_path) -> None:
+    (tmp_path / "fast").mkdir()
+    write_lossless(tmp_path / "fast" / "a.mkv", shapes[0][0][:2], 50)
+    line = refused("eval", "motion", "--made", tmp_path / "fast")
+    assert "a.mkv has 2 frames at 50 a second: motion needs two at 8" in line
+
+
+def test_one_file_alone_has_no_interval(folders, inception, capsys) -> None:
+    """Its frames are not independent: nothing but itself could be drawn."""
+    made, true = folders
+    words = ("fid", "--made", made, "--true", true, "--inception", inception, "--count", 1)
+    found = measured(capsys, *words, "--per-file", 3)
+    assert found["samples"] == {"made": 3, "true": 3}
+    assert found["interval"] is None and not found["more"]
+
+
 def test_lpips_of_folders_by_a_backbone_from_a_file(folders, shapes, capsys, tmp_path) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "alexnet.pth"
@@ -119,6 +136,8 @@ def test_lpips_of_folders_by_a_backbone_from_a_file(folders, shapes, capsys, tmp
     words = ("lpips", "--true", true, "--backbone", weights, "--size", "64x64", "--count", 2)
     assert measured(capsys, *words, "--made", made)["value"] > 0
     assert measured(capsys, *words, "--made", true)["value"] == 0
+    line = refused("eval", *words, "--made", made, "--size", "24x32")
+    assert "frames are 32x24: LPIPS by alex needs sides of 31 pixels" in line
     other = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(2)}, other)
     words = ("eval", "lpips", "--made", made, "--true", true, "--backbone")
