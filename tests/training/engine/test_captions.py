@@ -252,6 +252,17 @@ def test_a_step_is_done_again_where_the_caption_changed(done, server) -> None:
     assert not make_step("categorize", {"model": {**model, "model": "circles"}}).is_done(row)
 
 
+def test_nothing_is_summed_up_where_a_job_is_only_submitted(
+    server, media, tmp_path, monkeypatch, capsys
+) -> None:
+    work = make_work(tmp_path / "work", media)
+    monkeypatch.setattr("training.engine.commands.run_steps", lambda *_: "4711")
+    do(command(server, work, "dsg"))
+    printed = capsys.readouterr().out
+    assert "the same command without --executor prints DSG-Video" in printed
+    assert "no caption" not in printed and "asked the model" not in printed
+
+
 # --- what goes wrong -----------------------------------------------------------------------------
 
 

@@ -68,8 +68,11 @@ def dsg_video(args: Namespace) -> None:
         settings["question_model"] = _model(args.question_model)
     if args.question_prompt:
         settings["question_prompt"] = str(args.question_prompt.absolute())
-    work = _run(args, [f"dsg_{args.caption}"], settings)
-    print(summary(work.rows(), args.caption))
+    work, has_ended = _run(args, [f"dsg_{args.caption}"], settings)
+    if has_ended:
+        print(summary(work.rows(), args.caption))
+    else:
+        print("when it has ended, the same command without --executor prints DSG-Video of the set")
 
 
 def _model(path: Path) -> dict[str, Any]:
@@ -78,7 +81,8 @@ def _model(path: Path) -> dict[str, Any]:
     return ModelSettings.load(path).model_dump(mode="json")
 
 
-def _run(args: Namespace, names: Sequence[str], settings: dict[str, Any]) -> Work:
+def _run(args: Namespace, names: Sequence[str], settings: dict[str, Any]) -> tuple[Work, bool]:
+    """The work folder, and whether the steps have ended: Slurm's job is only submitted."""
     from ..commands import run_steps
     from ..step import Unavailable
     from .answers import Answers
@@ -92,11 +96,12 @@ def _run(args: Namespace, names: Sequence[str], settings: dict[str, Any]) -> Wor
         if len(names) > 1:
             raise ValueError(f"--prompt is of one kind of caption, and {len(names)} are asked for")
         settings["prompt"] = str(args.prompt.absolute())
-    mark = answers.mark()
+    mark, job = answers.mark(), None
     try:
-        run_steps(args, work, list(names), settings)
+        job = run_steps(args, work, list(names), settings)
     except Unavailable as error:
         sys.exit(f"python -m training data {args.step}: {error}")
     finally:
-        print(answers.spent(mark).summary())
-    return work
+        if job is None:
+            print(answers.spent(mark).summary())
+    return work, job is None
