@@ -263,6 +263,22 @@ def test_nothing_is_summed_up_where_a_job_is_only_submitted(
     assert "no caption" not in printed and "asked the model" not in printed
 
 
+def test_tasks_elsewhere_find_the_files_that_were_named(media, tmp_path, monkeypatch) -> None:
+    """A cluster's tasks run in folders of their own."""
+    work = make_work(tmp_path / "work", media)
+    (tmp_path / "model.yaml").write_text("folder: models/mine\n")
+    given = []
+    monkeypatch.setattr("training.engine.commands.run_steps", lambda *words: given.append(words))
+    monkeypatch.chdir(tmp_path)
+    named = ["--model", "model.yaml", "--question-model", "model.yaml", "--prompt", "a.yaml"]
+    do(["data", "dsg", "--work", str(work.folder), *named, "--question-prompt", "q.yaml"])
+    ((_, _, _, settings),) = given
+    for name in ("model", "question_model"):
+        assert settings[name]["folder"] == str(tmp_path / "models" / "mine")
+    assert settings["prompt"] == str(tmp_path / "a.yaml")
+    assert settings["question_prompt"] == str(tmp_path / "q.yaml")
+
+
 # --- what goes wrong -----------------------------------------------------------------------------
 
 

@@ -143,6 +143,15 @@ def test_a_bad_answer_is_sent_back_once_with_the_reason(server, bad, reason) -> 
     assert len(server.requests) == 4
 
 
+def test_an_answer_that_never_left_its_thoughts_is_one_cut_off(server) -> None:
+    """As servers send it that part thoughts from answers: no content, finish_reason "length"."""
+    server.trial = lambda request: Reply(None, finish="length")
+    Endpoint(server.model()).check(frames=False)  # it answers, and a trial is short
+    server.plays(Reply(None, finish="length"), GOOD)
+    assert ask(server).value.count == 2
+    assert "cut off" in server.requests[1].text
+
+
 @pytest.mark.parametrize("text", [f"```json\n{GOOD}\n```", f"<think>a {{b</think>\n{GOOD}", GOOD])
 def test_what_models_put_around_json(server, text) -> None:
     server.plays(text)

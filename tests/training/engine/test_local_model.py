@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -183,3 +184,11 @@ def test_a_folder_is_known_by_its_weights(reads, tmp_path) -> None:
     weights.unlink()
     with pytest.raises(NotReady, match=r"holds no \.safetensors"):
         Asker(ModelSettings(folder=copy)).backend.check(frames=False)
+
+
+def test_a_model_without_a_chat_template_ends_the_run_and_blames_no_row(reads, tmp_path) -> None:
+    copy = tmp_path / reads.name
+    shutil.copytree(reads, copy)
+    (copy / "chat_template.jinja").unlink()
+    with pytest.raises(Unavailable, match="has no chat template"):
+        Asker(ModelSettings(folder=copy)).ask(Pets, turn(0), 20)

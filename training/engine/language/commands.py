@@ -78,7 +78,10 @@ def dsg_video(args: Namespace) -> None:
 def _model(path: Path) -> dict[str, Any]:
     from .settings import ModelSettings
 
-    return ModelSettings.load(path).model_dump(mode="json")
+    settings = ModelSettings.load(path)
+    if settings.folder:  # engines for clusters work in folders of their own
+        settings = settings.model_copy(update={"folder": settings.folder.absolute()})
+    return settings.model_dump(mode="json")
 
 
 def _run(args: Namespace, names: Sequence[str], settings: dict[str, Any]) -> tuple[Work, bool]:

@@ -170,6 +170,8 @@ class Endpoint:
         text = message.get("content")
         if isinstance(text, list):  # of parts
             text = "".join(part.get("text") or "" for part in text)
+        if text is None and finish == "length":
+            text = ""  # the server parts thoughts from answers, and it got no further than those
         if not isinstance(text, str) or finish == "content_filter":
             refusal = message.get("refusal") or finish
             raise _Failure(f"it refuses to answer ({self._clean(str(refusal))})")

@@ -84,9 +84,12 @@ class LocalModel:
         network = (
             transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
         )
+        processor = reader.from_pretrained(folder, **_LOCAL)
+        if processor.chat_template is None:
+            raise ValueError("it has no chat template: take one that was made for conversations")
         model = network.from_pretrained(folder, dtype="auto", use_safetensors=True, **_LOCAL)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return reader.from_pretrained(folder, **_LOCAL), model.eval().to(device)
+        return processor, model.eval().to(device)
 
     def _content(self, turn: Turn) -> str | list[dict[str, Any]]:
         if not self._sees:
