@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +18,11 @@ from safetensors.torch import save_file
 from scripts.prepare import ROOT
 from stiv.checkpoint import read_card
 from tests.training.conftest import refused, run
+from training.cli import main
 from training.evaluation.ablate.command import changed, overview, scored, training_figures
 from training.evaluation.ablate.comparison import Comparison, load_comparison
 from training.evaluation.ablate.runs import Planner, order, prepare_set, step_flops, train
+from training.loop import Trainer
 from training.shapes.dataset import ShapesDataset
 from training.streams import open_streams, strides_of
 
@@ -255,6 +258,22 @@ def test_a_stopped_run_goes_on_to_the_same_model(small, tmp_path) -> None:
         models.append(read_card(one.checkpoint).tensor_hash)
         assert one.facts["steps"] == 2
     assert models[0] == models[1]
+
+
+def test_ctrl_c_ends_all_comparisons(small, tmp_path, monkeypatch) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(small.read_text().replace("Small", "Other"))
+    step, begun = Trainer.train_step, []
+
+    def pressed(trainer: Trainer) -> dict:
+        begun.append(trainer.config.run)
+        signal.raise_signal(signal.SIGINT)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", pressed)
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, ("eval", "ablate", small, other, "--cache", tmp_path / "cache"))])
+    assert end.value.code == 1 and len(begun) == 1
 
 
 def one_arm(small: Path, steps: int, **train: object) -> Comparison:

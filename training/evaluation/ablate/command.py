@@ -16,6 +16,7 @@ from ...files import atomic
 from ...networks import best_device
 from ...sampling import Sampler
 from ...watch.metrics import duration
+from ..result import keep
 from .comparison import Comparison, SetSection, load_comparison
 from .figures import Figures, from_json, look, to_json
 from .record import read_known, write_known
@@ -50,10 +51,10 @@ def ablate(args: Namespace) -> int:
     rows: list[str] = []
     for path, planner in planners.items():
         results = carry_out(planner, only=args.arm, new=not args.no_training)
-        stopped |= results is None
-        if results is not None:
-            found.append(publish(path, planner, results, args))
-            rows += summary(planner.comparison, results)
+        if stopped := results is None:  # by a signal, which is meant for all that would follow
+            break
+        found.append(publish(path, planner, results, args))
+        rows += summary(planner.comparison, results)
     if args.record:
         write_known(args.record, cache)
     if rows:
@@ -61,7 +62,7 @@ def ablate(args: Namespace) -> int:
     if found:
         text = json.dumps(found if len(found) > 1 else found[0])
         if args.json:
-            args.json.write_text(text + "\n", encoding="utf-8")
+            keep(text, args.json)
         print(text)
     return int(stopped)
 
