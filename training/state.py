@@ -210,7 +210,7 @@ def _change(name: str, was: Any, now: Any) -> str:
         (clips, _, left), (same, _, left_now) = was.partition(":"), now.partition(":")
         if clips == same:  # see `training.data.plan.Without`
             return (
-                f"the same clips, trained on are {left or 'all'} -> {left_now or 'all'} of them: "
+                f"of the same clips {left or 'all'} -> {left_now or 'all'} are trained on, as "
                 "watch.heldout_every or watch.heldout_clips holds out others"
             )
     texts = repr(was), repr(now)

@@ -139,7 +139,7 @@ def test_a_state_of_other_settings_is_refused_by_name(tiny) -> None:
 
 def test_held_out_clips_are_part_of_a_state(tiny) -> None:
     trained(tiny(), 1)
-    with pytest.raises(ValueError, match=r"the same clips, trained on are all -> 9 of them"):
+    with pytest.raises(ValueError, match=r"data\.0: of the same clips all -> 9 are trained on"):
         Trainer(tiny(**{"watch.heldout_every": 3})).start()
 
 
