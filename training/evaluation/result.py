@@ -59,10 +59,15 @@ def report(results: Sequence[Result], out: Path | None = None) -> None:
     values = [result.to_dict() for result in results]
     text = json.dumps(values if len(values) > 1 else values[0])
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(out) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+        keep(text, out)
     print(text)
+
+
+def keep(text: str, path: Path) -> None:
+    """Writes a text whole or not at all, in a folder that is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def _versions() -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...files import read_json, sha256
 from ..intervals import LEVEL
+from ..result import keep
 from .table import I2V, T2V, Benchmark
 
 _RESAMPLES = 1000
@@ -183,5 +184,5 @@ def import_results(args: Namespace) -> None:
         "seed": args.seed,
     }
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        keep(json.dumps(result, indent=1), args.json)
     print(json.dumps(result))
