@@ -10,6 +10,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from .card_checks import (
+    LATENT_SPACES,
+    TEXT_ENCODERS,
+    check_latents,
+    check_sampling,
+    check_tasks,
+    check_text,
+    expect,
+    short,
+)
 from .config import MODELS, STIVConfig
 from .header import parse_json, printable
 from .shapes import expected_shapes
@@ -17,29 +27,6 @@ from .text_encoder import TextEncoderConfig, Tokenizer
 
 FORMAT = "1"
 
-LATENT_SPACES: dict[str, dict[str, Any]] = {
-    "sd": {"name": "sd", "channels": 4, "scale": 0.18215, "shift": 0.0, "downscale": 8},
-    "sdxl": {"name": "sdxl", "channels": 4, "scale": 0.13025, "shift": 0.0, "downscale": 8},
-    "sd3": {"name": "sd3", "channels": 16, "scale": 1.5305, "shift": 0.0609, "downscale": 8},
-    "flux": {"name": "flux", "channels": 16, "scale": 0.3611, "shift": 0.1159, "downscale": 8},
-}
-"""Public latent spaces. The model sees (vae_latent - shift) * scale; `downscale` is pixels per
-latent pixel. A space of other numbers is "custom": the same keys, and scale and shift may then be
-one per channel."""
-
-TEXT_ENCODERS: dict[str, dict[str, Any]] = {
-    "clip_g": {"encoder": "clip_g", "width": 1280, "pooled_width": 1280, "max_tokens": 77},
-    "t5xxl": {"encoder": "t5xxl", "width": 4096, "pooled_width": 0, "max_tokens": 256},
-}
-"""Public text encoders. Others are "nano" (ours, inside the file) and "custom" (any of the
-right widths)."""
-
-EPSILON: dict[str, Any] = {"shift": 1.0, "prediction": "epsilon", "betas": [0.0001, 0.02]}
-"""`stiv.sampling` of a network that predicts the noise of a diffusion process in 1000 steps whose
-variances grow linearly between `betas` (PixArt-alpha, Open-Sora 1.0). A network without
-`prediction` predicts the velocity of the paper's flow."""
-
-RANGES = ("height", "width", "frames", "stride")
 _PREDICTIONS = {"velocity": "velocity (flow matching)", "epsilon": "noise (diffusion, 1000 steps)"}
 _JSON_FIELDS = ("config", "latents", "text", "tasks", "sampling", "training")
 
@@ -78,22 +65,22 @@ class Card:
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, STIVConfig):
-            raise ValueError(f"config is {_short(self.config)}: expected a STIVConfig")
-        _check_latents(self.latents, self.config)
-        _check_text(self.text, self.config)
-        _check_tasks(self.tasks)
-        _check_sampling(self.sampling)
-        _expect(isinstance(self.training, Mapping), "training", self.training, "a table")
+            raise ValueError(f"config is {short(self.config)}: expected a STIVConfig")
+        check_latents(self.latents, self.config)
+        check_text(self.text, self.config)
+        check_tasks(self.tasks)
+        check_sampling(self.sampling)
+        expect(isinstance(self.training, Mapping), "training", self.training, "a table")
         for key in ("operations", "assumed"):
             value = self.training.get(key, [])
-            _expect(isinstance(value, list), f"training.{key}", value, "a list")
+            expect(isinstance(value, list), f"training.{key}", value, "a list")
         for key, value in self.modelspec.items():
-            _expect(isinstance(value, str), f"modelspec.{key}", value, "a text")
+            expect(isinstance(value, str), f"modelspec.{key}", value, "a text")
         if self.tensor_hash is not None:
             good = isinstance(self.tensor_hash, str) and re.fullmatch(
                 "[0-9a-f]{64}", self.tensor_hash
             )
-            _expect(bool(good), "tensor_hash", self.tensor_hash, "64 hexadecimal digits")
+            expect(bool(good), "tensor_hash", self.tensor_hash, "64 hexadecimal digits")
 
     @cached_property
     def text_encoder_config(self) -> TextEncoderConfig | None:
@@ -205,7 +192,7 @@ class Card:
         version = metadata.get("stiv.format")
         if version != FORMAT:
             raise ValueError(
-                f"stiv.format is {_short(version)}: expected {FORMAT!r}; update the pack if the "
+                f"stiv.format is {short(version)}: expected {FORMAT!r}; update the pack if the "
                 "file is newer"
             )
         values: dict[str, Any] = {}
@@ -280,119 +267,6 @@ def infer_card(config: STIVConfig, notes: list[str]) -> Card:
         f"latent space taken to be {name}, text encoder {encoder}",
     ]
     return Card(config=config, latents=dict(latents), text=text, inferred=tuple(notes))
-
-
-def _check_latents(latents: Any, config: STIVConfig) -> None:
-    _expect(isinstance(latents, Mapping), "latents", latents, "a table")
-    for key in ("name", "channels", "scale", "shift", "downscale"):
-        _expect(key in latents, f"latents.{key}", None, "a value")
-    names = (*LATENT_SPACES, "custom")
-    name, channels = latents["name"], latents["channels"]
-    _expect(name in names, "latents.name", name, f"one of {', '.join(names)}")
-    _expect(
-        type(channels) is int and channels == config.latent_channels,
-        "latents.channels", channels, f"the config's {config.latent_channels}",
-    )  # fmt: skip
-    for key in ("scale", "shift"):
-        value = latents[key]
-        many = isinstance(value, list) and len(value) == channels
-        _expect(
-            all(map(_finite, value)) if many else _finite(value),
-            f"latents.{key}", value, f"a finite number or {channels} of them",
-        )  # fmt: skip
-        _expect(
-            key == "shift" or (all(value) if many else bool(value)),
-            "latents.scale", value, "no zero",
-        )  # fmt: skip
-    downscale = latents["downscale"]
-    _expect(_integer(downscale, 1, 64), "latents.downscale", downscale, "an integer from 1 to 64")
-    for key, public in LATENT_SPACES.get(name, {}).items():
-        good = key == "name" or _is_near(latents[key], public)
-        expected = f"{name}'s {public}; call another space custom"
-        _expect(good, f"latents.{key}", latents[key], expected)
-
-
-def _is_near(value: float | list[float], public: float) -> bool:
-    """Equal, but for the rounding of a file that kept it in a short float; or a list of such."""
-    values = value if isinstance(value, list) else [value]
-    return all(math.isclose(one, public, rel_tol=1e-3, abs_tol=1e-6) for one in values)
-
-
-def _check_text(text: Any, config: STIVConfig) -> None:
-    _expect(isinstance(text, Mapping), "text", text, "a table")
-    for key in ("encoder", "width", "pooled_width", "max_tokens"):
-        _expect(key in text, f"text.{key}", None, "a value")
-    names = (*TEXT_ENCODERS, "nano", "custom")
-    _expect(text["encoder"] in names, "text.encoder", text["encoder"], f"one of {', '.join(names)}")
-    for key, wanted in (("width", config.text_width), ("pooled_width", config.pooled_width)):
-        good = type(text[key]) is int and text[key] == wanted
-        _expect(good, f"text.{key}", text[key], f"the config's {wanted}")
-    _expect(
-        _integer(text["max_tokens"], 2, 4096),
-        "text.max_tokens", text["max_tokens"], "an integer from 2 to 4096",
-    )  # fmt: skip
-    if "config" not in text and "vocab" not in text:
-        return
-    for key, kind in (("config", Mapping), ("vocab", list)):
-        _expect(isinstance(text.get(key), kind), f"text.{key}", text.get(key), "both or neither")
-    encoder = TextEncoderConfig.from_dict(text["config"])
-    ids = len(Tokenizer(text["vocab"], text["max_tokens"]))
-    for key, value, wanted in (
-        ("width", encoder.width, text["width"]),
-        ("max_tokens", encoder.max_tokens, text["max_tokens"]),
-        ("vocab_size", encoder.vocab_size, ids),
-    ):
-        _expect(value == wanted, f"text.config.{key}", value, f"{wanted}, as the rest of text says")
-    _expect(
-        text["pooled_width"] in (0, encoder.width),
-        "text.pooled_width", text["pooled_width"], f"the encoder's width {encoder.width}, or 0",
-    )  # fmt: skip
-
-
-def _check_tasks(tasks: Any) -> None:
-    _expect(isinstance(tasks, list | tuple) and len(tasks) <= 1000, "tasks", tasks, "a list")
-    for i, task in enumerate(tasks):
-        good = isinstance(task, Mapping) and isinstance(task.get("task"), str)
-        _expect(good, f"tasks[{i}]", task, "a table with the task's name under 'task'")
-        for key in RANGES:
-            value = task.get(key, [1, 1])
-            good = isinstance(value, list | tuple) and len(value) == 2
-            good = good and all(_integer(n, 1, 2**20) for n in value) and value[0] <= value[1]
-            _expect(good, f"tasks[{i}].{key}", value, "[lowest, highest], both at least 1")
-
-
-def _check_sampling(sampling: Any) -> None:
-    good = isinstance(sampling, Mapping) and "shift" in sampling
-    _expect(good, "sampling", sampling, "a table with shift")
-    shift = sampling["shift"]
-    _expect(_finite(shift) and 0.01 <= shift <= 100, "sampling.shift", shift, "0.01 to 100")
-    kind = sampling.get("prediction", "velocity")
-    _expect(kind in ("velocity", "epsilon"), "sampling.prediction", kind, "velocity or epsilon")
-    wanted = set(EPSILON) if kind == "epsilon" else set(sampling) & {"shift", "prediction"}
-    _expect(set(sampling) == wanted, "sampling", sampling, f"only {', '.join(sorted(wanted))}")
-    if kind == "epsilon":
-        betas = sampling["betas"]
-        good = isinstance(betas, list) and len(betas) == 2 and all(map(_finite, betas))
-        good = good and 0 < betas[0] <= betas[1] < 1
-        _expect(good, "sampling.betas", betas, "[first, last] between 0 and 1")
-
-
-def _expect(good: bool, name: str, value: Any, expected: str) -> None:
-    if not good:
-        raise ValueError(f"{name} is {_short(value)}: expected {expected}")
-
-
-def _integer(value: Any, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e9  # false for NaN too
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "…"
 
 
 def _count(n: int) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 import folder_paths
 
-from ...stiv.card import RANGES, Card
+from ...stiv.card import Card
+from ...stiv.card_checks import RANGES
 from ...stiv.checkpoint import read_checkpoint_header
 from ...stiv.convert.foreign import open_foreign
 from ...stiv.header import CheckpointError, printable

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..card import EPSILON, LATENT_SPACES, TEXT_ENCODERS, Card
+from ..card import Card
+from ..card_checks import EPSILON, LATENT_SPACES, TEXT_ENCODERS
 from ..config import STIVConfig
 from ..header import CheckpointError
 from ..shapes import expected_shapes, mismatches

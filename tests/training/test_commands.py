@@ -12,7 +12,8 @@ from safetensors import safe_open
 
 from scripts.prepare import ROOT
 from stiv import STIVConfig
-from stiv.card import EPSILON, LATENT_SPACES, Card
+from stiv.card import Card
+from stiv.card_checks import EPSILON, LATENT_SPACES
 from stiv.checkpoint import write_checkpoint
 from tests.models import random_model
 from tests.training.conftest import refused, run

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stiv.card import EPSILON, LATENT_SPACES, Card
+from stiv.card import Card
+from stiv.card_checks import EPSILON, LATENT_SPACES
 from stiv.checkpoint import read_card, write_checkpoint
 from stiv.config import STIVConfig
 from tests.models import random_model

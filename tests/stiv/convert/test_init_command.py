@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stiv.card import EPSILON, LATENT_SPACES, Card
+from stiv.card import Card
+from stiv.card_checks import EPSILON, LATENT_SPACES
 from stiv.checkpoint import read_card, read_checkpoint
 from stiv.config import STIVConfig
 from stiv.convert.weights import Weights

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stiv.card import EPSILON, LATENT_SPACES, TEXT_ENCODERS, Card
+from stiv.card import Card
+from stiv.card_checks import EPSILON, LATENT_SPACES, TEXT_ENCODERS
 from stiv.checkpoint import expected_shapes, read_checkpoint
 from stiv.config import MODELS, STIVConfig
 from stiv.convert.initialise import Aim, Temporal, grow, initialised, plan, stages
