@@ -41,6 +41,8 @@ from .result import Result, report
 
 TRUE, ASKED, MADE, CAPTIONS = "true.jsonl", "asked.jsonl", "made", "captions_made.jsonl"
 RESULTS = "results.json"
+_NETWORKS = {"fvd": "i3d", "fid": "inception", "is": "c3d", "clip": "clip"}
+"""The option that names a measure's network."""
 _FPS = 8.0  # written into the videos; nothing measured here depends on it
 
 
@@ -212,6 +214,9 @@ def run(args: Namespace) -> None:
     from ..networks import best_device
 
     protocol = load_section(Protocol, args.recipe)
+    for option in _NETWORKS.values():  # before hours of sampling
+        if (path := getattr(args, option)) is not None and not path.exists():
+            raise ValueError(f"--{option} {path} is not there")
     protocol = protocol.model_copy(update={"videos": args.videos or protocol.videos})
     true = Folder(
         args.true,
@@ -260,7 +265,7 @@ def measured(protocol: Protocol, args: Namespace, true: Folder) -> list[Result]:
     made = replace(true, path=args.out / MADE, captions=captions, stride=1, extract="first")
     results = []
     for name, how in protocol.measures.items():
-        option = {"fvd": "i3d", "fid": "inception", "is": "c3d", "clip": "clip"}.get(name)
+        option = _NETWORKS.get(name)
         weights = getattr(args, option) if option else None
         if option and weights is None:
             print(f"{name} is left out: name its network by --{option}")

@@ -236,3 +236,6 @@ def test_what_does_not_fit_is_told_before_sampling(folders, shapes, checkpoint, 
     odd = write_protocol(tmp_path, size=[30, 32], sice=3)
     line = refused("eval", "protocol", odd, "--true", silent, *words)
     assert "multiples of 16" in line and "sice" in line
+    words = ("eval", "protocol", write_protocol(tmp_path), "--true", folders[1], *words)
+    assert "none.pt is not there" in refused(*words, "--i3d", tmp_path / "none.pt")
+    assert not (tmp_path / "out" / "made").exists()
