@@ -270,7 +270,7 @@ def inception_score(
     rng = np.random.default_rng(seed)
     rows = (rng.integers(len(logits), size=len(logits)) for _ in range(resamples))
     value, interval = _inception_score(logits), None
-    if resamples > 1:
+    if resamples > 1 and len(logits) > 1:
         half = 1.96 * float(np.std([_inception_score(logits[chosen]) for chosen in rows], ddof=1))
         interval = value - half, value + half
     return Result(

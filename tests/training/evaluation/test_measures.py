@@ -13,6 +13,7 @@ from torchvision.models import alexnet
 
 from tests.training.conftest import refused, run
 from tests.training.evaluation.conftest import noisy, write_folder
+from tests.training.evaluation.networks import Clips, write_script
 from training.evaluation import inputs
 from training.evaluation.extractors import open_extractor
 from training.evaluation.frechet import frechet_distance
@@ -118,9 +119,13 @@ def test_motion_refuses_clips_too_short_to_be_looked_at(shapes, tmp_path) -> Non
     assert "a.mkv has 2 frames at 50 a second: motion needs two at 8" in line
 
 
-def test_one_file_alone_has_no_interval(folders, inception, capsys) -> None:
+def test_one_file_alone_has_no_interval(folders, inception, capsys, tmp_path) -> None:
     """Its frames are not independent: nothing but itself could be drawn."""
     made, true = folders
+    c3d = write_script(Clips(3), tmp_path / "c3d.pt")
+    for more in (("--count", 1), ("--resamples", 0)):
+        found = measured(capsys, "is", "--made", made, "--c3d", c3d, "--frames", 4, *more)
+        assert found["interval"] is None and found["value"] >= 1
     words = ("fid", "--made", made, "--true", true, "--inception", inception, "--count", 1)
     found = measured(capsys, *words, "--per-file", 3)
     assert found["samples"] == {"made": 3, "true": 3}
