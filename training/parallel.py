@@ -34,7 +34,11 @@ def make_accelerator(engine: EngineSection) -> Accelerator:
     plugin = _sharding(engine) if is_sharded else None
     # Temporal attention is idle in steps on still images, which DDP must be told to expect.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision="no", kwargs_handlers=[ddp], fsdp_plugin=plugin)
+    accelerator = Accelerator(mixed_precision="no", kwargs_handlers=[ddp], fsdp_plugin=plugin)
+    # One that is refused at once would break the connection that others are still making, and
+    # what they say of that would hide why.
+    accelerator.wait_for_everyone()
+    return accelerator
 
 
 def _sharding(engine: EngineSection) -> FullyShardedDataParallelPlugin:
