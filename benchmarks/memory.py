@@ -94,9 +94,9 @@ def _patcher(name: str, weights: str) -> Any:
     """Of a new network each time: the host writes to it what it has loaded."""
     from comfy.model_patcher import ModelPatcher
     from ComfyUI_STIV.nodes.host.model import STIVModelConfig
-    from ComfyUI_STIV.stiv.card import LATENT_SPACES
     from ComfyUI_STIV.stiv.checkpoint import Card
     from ComfyUI_STIV.stiv.config import MODELS as HOST_MODELS
+    from ComfyUI_STIV.stiv.public import LATENT_SPACES
 
     config = replace(HOST_MODELS[name], mask_decoder_blocks=0)
     card = Card(

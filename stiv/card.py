@@ -10,18 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from .card_checks import (
-    LATENT_SPACES,
-    TEXT_ENCODERS,
-    check_latents,
-    check_sampling,
-    check_tasks,
-    check_text,
-    expect,
-    short,
-)
+from .card_checks import check_latents, check_sampling, check_tasks, check_text, expect, short
 from .config import MODELS, STIVConfig
 from .header import parse_json, printable
+from .public import LATENT_SPACES, TEXT_ENCODERS
 from .shapes import expected_shapes
 from .text_encoder import TextEncoderConfig, Tokenizer
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stiv.card import LATENT_SPACES
+from stiv.public import LATENT_SPACES
 
 from .encoders.vae import FrameVAE, open_vae
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from stiv.card import TEXT_ENCODERS
 from stiv.checkpoint import Card, write_checkpoint
+from stiv.public import TEXT_ENCODERS
 
 from .batches import shift_at
 from .config import TrainConfig

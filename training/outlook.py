@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stiv.card import TEXT_ENCODERS
 from stiv.config import STIVConfig
+from stiv.public import TEXT_ENCODERS
 
 from .config import TrainConfig
 from .estimate import (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..card import LATENT_SPACES
+from ..public import LATENT_SPACES
 from ..tensor_file import byte_count, write_tensors
 from .console import ProgressLine, add_output, check_output, finish, writing
 from .export import diffusers_config, export_tensors

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ..card import Card
-from ..card_checks import EPSILON, LATENT_SPACES, TEXT_ENCODERS
 from ..config import STIVConfig
 from ..header import CheckpointError
+from ..public import EPSILON, LATENT_SPACES, TEXT_ENCODERS
 from ..shapes import expected_shapes, mismatches
 from ..tensor_file import LazyTensors, Progress, tensor_hash
 from .names import POSITIONS, foreign_tensors

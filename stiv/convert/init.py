@@ -8,9 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ..card import LATENT_SPACES, TEXT_ENCODERS, Card
+from ..card import Card
 from ..config import MODELS, STIVConfig
 from ..header import parse_json, printable
+from ..public import LATENT_SPACES, TEXT_ENCODERS
 from .console import add_output, check_output, finish
 from .difference import output, relative_rms
 from .initialise import Aim, Step, Temporal, initialised, plan, stages

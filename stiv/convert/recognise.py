@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..card import LATENT_SPACES
 from ..header import CheckpointError
+from ..public import LATENT_SPACES
 from ..rope import sincos_1d, sincos_2d
 from .names import BLOCKS, Layout
 from .source import Source

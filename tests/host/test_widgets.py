@@ -12,8 +12,9 @@ from playwright.sync_api import expect
 
 from scripts.host import ComfyServer
 from stiv import STIVConfig
-from stiv.card import LATENT_SPACES, TEXT_ENCODERS, Card
+from stiv.card import Card
 from stiv.checkpoint import write_checkpoint
+from stiv.public import LATENT_SPACES, TEXT_ENCODERS
 from tests.host.front_end import FrontEnd, front_ends
 from tests.hosting import find_chromium
 from tests.models import random_model

@@ -13,9 +13,9 @@ from comfy_extras.nodes_model_merging import CheckpointSave, ModelMergeSimple, M
 from ComfyUI_STIV.nodes import load
 from ComfyUI_STIV.nodes.host import model as host_model
 from ComfyUI_STIV.nodes.host.latents import VideoLatents
-from ComfyUI_STIV.stiv.card import LATENT_SPACES
 from ComfyUI_STIV.stiv.checkpoint import read_checkpoint, write_checkpoint
 from ComfyUI_STIV.stiv.config import MODELS
+from ComfyUI_STIV.stiv.public import LATENT_SPACES
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

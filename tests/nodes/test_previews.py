@@ -10,7 +10,7 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from ComfyUI_STIV.nodes.host import previews
 from ComfyUI_STIV.nodes.host.latents import VideoLatents
-from ComfyUI_STIV.stiv.card import LATENT_SPACES
+from ComfyUI_STIV.stiv.public import LATENT_SPACES
 from latent_preview import Latent2RGBPreviewer
 from PIL import Image
 

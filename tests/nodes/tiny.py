@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from comfy.taesd.taesd import TAESD
 from ComfyUI_STIV import nodes as pack
-from ComfyUI_STIV.stiv.card import LATENT_SPACES
 from ComfyUI_STIV.stiv.checkpoint import Card, write_checkpoint
 from ComfyUI_STIV.stiv.config import STIVConfig
 from ComfyUI_STIV.stiv.model import STIVTransformer
+from ComfyUI_STIV.stiv.public import LATENT_SPACES
 from ComfyUI_STIV.stiv.text_encoder import (
     TextEncoder,
     TextEncoderConfig,

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from stiv import STIVConfig
-from stiv.card import LATENT_SPACES, Card
+from stiv.card import Card
 from stiv.checkpoint import CheckpointError, expected_shapes, read_checkpoint
+from stiv.public import LATENT_SPACES
 
 CONFIG = STIVConfig(width=8, depth=1, heads=1, text_width=4, pooled_width=4, mask_decoder_blocks=0)
 TEXT = {"encoder": "custom", "width": 4, "pooled_width": 4, "max_tokens": 8}

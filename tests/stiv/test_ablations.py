@@ -10,8 +10,8 @@ from diffusers import PixArtTransformer2DModel
 
 from stiv import ABLATIONS, MODELS, STIVConfig, STIVTransformer, ablation
 from stiv.ablations import METRICS, Ablation, Setup
-from stiv.card import TEXT_ENCODERS
 from stiv.convert.names import foreign_tensors
+from stiv.public import TEXT_ENCODERS
 from stiv.shapes import expected_shapes
 from tests.models import random_model
 

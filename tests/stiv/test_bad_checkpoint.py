@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stiv.card import LATENT_SPACES
 from stiv.checkpoint import CheckpointError, expected_shapes, read_card, write_checkpoint
 from stiv.header import MAX_JSON_ITEMS
+from stiv.public import LATENT_SPACES
 from tests.stiv.bad_files import (
     CARD,
     CONFIG,

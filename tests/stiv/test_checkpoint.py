@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import stiv.tensor_file
 from stiv import MODELS, STIVConfig, STIVTransformer
-from stiv.card import LATENT_SPACES, TEXT_ENCODERS, Card
+from stiv.card import Card
 from stiv.checkpoint import (
     CheckpointError,
     expected_shapes,
@@ -24,6 +24,7 @@ from stiv.checkpoint import (
     tensor_hash,
     write_checkpoint,
 )
+from stiv.public import LATENT_SPACES, TEXT_ENCODERS
 from stiv.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_vocabulary
 
 CONFIG = STIVConfig(

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from scripts.prepare import ROOT
 from stiv import STIVConfig
 from stiv.card import Card
-from stiv.card_checks import EPSILON, LATENT_SPACES
 from stiv.checkpoint import write_checkpoint
+from stiv.public import EPSILON, LATENT_SPACES
 from tests.models import random_model
 from tests.training.conftest import refused, run
 from training import commands

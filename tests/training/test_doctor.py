@@ -79,7 +79,8 @@ def checkpoint(path: Path, config: STIVConfig, card) -> Path:
 
 @pytest.fixture
 def card():
-    from stiv.card import LATENT_SPACES, TEXT_ENCODERS, Card
+    from stiv.card import Card
+    from stiv.public import LATENT_SPACES, TEXT_ENCODERS
 
     return Card(MODELS["xl"], LATENT_SPACES["sd"], TEXT_ENCODERS["clip_g"])
 

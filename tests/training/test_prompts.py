@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from stiv import STIVConfig
-from stiv.card import LATENT_SPACES, TEXT_ENCODERS, Card
+from stiv.card import Card
 from stiv.checkpoint import write_checkpoint
+from stiv.public import LATENT_SPACES, TEXT_ENCODERS
 from tests.conftest import HOST
 from tests.models import random_model
 from tests.training.conftest import refused, run

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from stiv.card import Card
-from stiv.card_checks import EPSILON, LATENT_SPACES
 from stiv.checkpoint import read_card, write_checkpoint
 from stiv.config import STIVConfig
+from stiv.public import EPSILON, LATENT_SPACES
 from tests.models import random_model
 from training.checks.files import init
 from training.export import export

@@ -37,7 +37,7 @@ def text_encoder(config: TrainConfig) -> Findings:
     if text.encoder == "nano":
         yield Finding("ok", "text encoder", "nano, trained with the model")
         return
-    from stiv.card import TEXT_ENCODERS
+    from stiv.public import TEXT_ENCODERS
 
     facts = TEXT_ENCODERS[text.encoder]
     for field, key in (("text_width", "width"), ("pooled_width", "pooled_width")):

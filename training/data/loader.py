@@ -205,7 +205,7 @@ class CacheDataset:
 
     @property
     def latents(self) -> dict[str, Any]:
-        """The latent space, as in `stiv.card.LATENT_SPACES`."""
+        """The latent space, as in `stiv.public.LATENT_SPACES`."""
         return self.provenance["latents"]
 
     @property

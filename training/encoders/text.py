@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stiv.card import TEXT_ENCODERS
 from stiv.checkpoint import tensor_hash
 from stiv.header import CheckpointError
+from stiv.public import TEXT_ENCODERS
 
 from .files import Path_, cast, check_dtypes, load_weights, on_meta, open_header, read_tensors
 
@@ -78,7 +78,7 @@ class FrozenText:
 
     @property
     def text(self) -> dict[str, Any]:
-        """The encoder as a model card names it, see `stiv.card.TEXT_ENCODERS`."""
+        """The encoder as a model card names it, see `stiv.public.TEXT_ENCODERS`."""
         return {
             "encoder": self.name,
             "width": self.width,

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stiv.card import LATENT_SPACES
 from stiv.checkpoint import read_checkpoint, tensor_hash
 from stiv.header import CheckpointError, Header, parse_json
+from stiv.public import LATENT_SPACES
 from stiv.shapes import some
 
 from .files import (
@@ -56,7 +56,7 @@ class FrameVAE:
     """A frozen image VAE that takes clips, a few frames at a time.
 
     Attributes:
-        latents: the latent space as in `stiv.card.LATENT_SPACES`: name, channels, scale, shift,
+        latents: the latent space as in `stiv.public.LATENT_SPACES`: name, channels, scale, shift,
             downscale.
         hash: SHA-256 over the encoder's tensors; other weights give another hash.
         recipe: how the VAE was trained, where its file tells (TAESD files of this pack).

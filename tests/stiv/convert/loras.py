@@ -8,12 +8,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from stiv.card import LATENT_SPACES, Card
+from stiv.card import Card
 from stiv.config import STIVConfig
 from stiv.convert.lora.merge import model_shapes
 from stiv.convert.lora.reading import Scaling, understand
 from stiv.convert.weights import Weights
 from stiv.model import STIVTransformer
+from stiv.public import LATENT_SPACES
 
 CONFIG = STIVConfig(
     width=24, depth=2, heads=3, text_width=16, pooled_width=16, mask_decoder_blocks=1

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from stiv import STIVTransformer
-from stiv.card import LATENT_SPACES
 from stiv.checkpoint import CheckpointError, read_checkpoint
 from stiv.convert.cli import main
 from stiv.convert.export import export_tensors
 from stiv.convert.foreign import Settings, import_weights, open_foreign
 from stiv.convert.source import open_source
 from stiv.convert.weights import Weights
+from stiv.public import LATENT_SPACES
 from stiv.rope import sincos_2d
 
 from .releases import golden, pixart, stdit

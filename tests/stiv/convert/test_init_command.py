@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 
 from stiv.card import Card
-from stiv.card_checks import EPSILON, LATENT_SPACES
 from stiv.checkpoint import read_card, read_checkpoint
 from stiv.config import STIVConfig
 from stiv.convert.weights import Weights
 from stiv.model import STIVTransformer
+from stiv.public import EPSILON, LATENT_SPACES
 from stiv.tensor_file import LazyTensors
 from tests.models import random_model
 from tests.stiv.convert.checkpoints import checkpoint, fails, run, write

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from stiv.card import Card
-from stiv.card_checks import EPSILON, LATENT_SPACES, TEXT_ENCODERS
 from stiv.checkpoint import expected_shapes, read_checkpoint
 from stiv.config import MODELS, STIVConfig
 from stiv.convert.initialise import Aim, Temporal, grow, initialised, plan, stages
 from stiv.convert.weights import Weights
 from stiv.flow import velocity_target
+from stiv.public import EPSILON, LATENT_SPACES, TEXT_ENCODERS
 from stiv.rope import rope_1d, rope_2d
 from tests.models import random_model
 from tests.stiv.convert.starts import IMAGE, PIXART, STDIT, STIV, inputs_for, outputs, trained

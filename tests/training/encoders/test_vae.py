@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from stiv.card import LATENT_SPACES
 from stiv.checkpoint import read_checkpoint
 from stiv.header import CheckpointError
+from stiv.public import LATENT_SPACES
 from tests.training.vaes import diffusers_vae
 from training.encoders.taesd import TinyVAE, encoder_hash, vae_from_state
 from training.encoders.vae import open_vae
