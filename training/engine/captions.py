@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from .language.ask import Form
 from .language.prompts import Prompt, load_prompt
-from .language.step import LanguageStep, need_frames
+from .language.step import FRAME_LIMITS, LanguageStep, need_frames
 from .language.turns import tidy
 from .reader import Frame, Uniform
 from .rows import Row, Section, seconds
@@ -32,6 +32,7 @@ class Captions(LanguageStep, FrameStep):
     """One kind of caption, from frames spread evenly over the segment."""
 
     longest: ClassVar[int]  # characters
+    limits: ClassVar = FRAME_LIMITS
 
     frames: int = 8
     """Frames that the model sees; fewer of a segment that has fewer."""

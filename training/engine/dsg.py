@@ -26,7 +26,7 @@ from pydantic import Field
 from .language.ask import Answer, Asker, Form, add_tokens
 from .language.prompts import Prompt, load_prompt
 from .language.settings import ModelSettings
-from .language.step import Caption, CaptionStep, digest, need_frames
+from .language.step import FRAME_LIMITS, Caption, CaptionStep, digest, need_frames
 from .language.turns import tidy
 from .reader import Reader
 from .rows import Row, Section
@@ -141,6 +141,7 @@ class DenseDsg(CaptionStep):
     name: ClassVar[str] = "dsg_dense"
     caption: ClassVar[Caption] = "dense"
     unstamped: ClassVar = (*CaptionStep.unstamped, "question_model", "question_prompt")
+    limits: ClassVar = FRAME_LIMITS
 
     question_model: ModelSettings | None = None
     """The model of language that asks; None = the one that answers."""

@@ -353,8 +353,9 @@ def test_without_a_model_it_is_said_how_to_get_one(media, tmp_path) -> None:
     empty.mkdir()
     with pytest.raises(NotReady, match=r"no folder of a model.*hf download"):
         make_step("captions_dense", {"model": {"folder": str(empty)}}).check()
-    for odd in ({"frames": 0}, {"side": 5000}):
-        with pytest.raises(ValueError, match=f"{next(iter(odd))} is {next(iter(odd.values()))}"):
-            make_step("dsg_dense", {"model": {"base_url": "http://a", "model": "m"}, **odd}).check()
+    for name, key, odd in (("dsg_dense", "frames", 0), ("captions_short", "side", 5000)):
+        model = {"base_url": "http://a", "model": "m"}
+        with pytest.raises(ValueError, match=rf"{name}\.{key} is {odd}: expected"):
+            make_step(name, {"model": model, key: odd}).check()
     with pytest.raises(ValueError, match="model: base: Extra"):
         DenseCaptions(model={"base": "http://a/v1"})

@@ -20,6 +20,9 @@ from .settings import HELP, ModelSettings
 Caption = Literal["short", "dense", "motion", "source"]
 """Captions that there may be of a row; source: what the data set had."""
 
+FRAME_LIMITS = {"frames": (1, 64), "side": (64, 2048)}
+"""`Step.limits` of steps that send frames."""
+
 TRIES = 2  # of an answer: the first, and the one after a bad one
 
 
@@ -81,9 +84,6 @@ class LanguageStep(Step):
     def check(self) -> None:
         self._need_model()
         super().check()
-        for name, low, high in (("frames", 1, 64), ("side", 64, 2048)):
-            if not low <= getattr(self, name, low) <= high:
-                raise ValueError(f"{name} is {getattr(self, name)}: expected {low} to {high}")
         self.prompts()
         for model, looks in self.models().items():
             backend = Asker(model).backend
