@@ -65,7 +65,9 @@ def mark(args: Namespace, work: Work, after: str | None = None) -> None:
         return
     from .tasks import MarkTask
 
-    alone = Namespace(**{**vars(args), "tasks": 1, "workers": 1, "task_gpus": 0})
+    memory = args.workers * args.task_memory  # of one process, which holds all files
+    changed = {"tasks": 1, "workers": 1, "task_memory": memory, "task_gpus": 0}
+    alone = Namespace(**{**vars(args), **changed})
     _submit(alone, MarkTask(work), _logs(work, "duplicates"), after)
 
 

@@ -62,10 +62,10 @@ class MarkTask(PipelineStep):
 
     def __init__(self, work: Work) -> None:
         super().__init__()
-        self.folder, self.media = work.folder.absolute(), work.media.absolute()
+        self.folder = work.folder.absolute()
 
     def run(self, data=None, rank: int = 0, world_size: int = 1):
-        """All files, in one task."""
-        marked = mark_duplicates(Work.open(self.folder, self.media))
+        """All files, in one task. Only rows are read."""
+        marked = mark_duplicates(Work.open(self.folder, is_read=False))
         self.stat_update("duplicates", value=marked)
         return data

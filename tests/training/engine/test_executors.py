@@ -129,6 +129,17 @@ def test_the_steps_of_a_scan_wait_for_each_other(work: Work, tmp_path: Path, mon
     assert arrays == [[], ["--dependency=afterany:1"], ["--dependency=afterany:3"]]
     rows = list(Work.open(tmp_path / "new").rows("files"))
     assert len(rows) == 7 and not any("duplicate" in row for row in rows)  # not yet
+    script = (tmp_path / "new" / "tasks" / "duplicates" / "launch_script.slurm").read_text()
+    assert "--cpus-per-task=1\n" in script and "--mem-per-cpu=8G\n" in script  # of 2 workers
+
+
+def test_marking_duplicates_reads_rows_only(work: Work) -> None:
+    pytest.importorskip("datatrove")
+    from training.engine.tasks import MarkTask
+
+    before = contents(work.folder)
+    MarkTask(Work(work.folder, work.folder / "gone")).run()
+    assert contents(work.folder) == before
 
 
 SBATCH = """#!/bin/sh
