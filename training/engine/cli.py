@@ -69,7 +69,6 @@ def _add_rest(steps) -> None:
     chosen.set_defaults(run=commands.filter_rows)
     chosen.add_argument("rules", help="a YAML file, or a preset: pretrain, sft20k")
     _add_work(chosen)
-    _add_media(chosen)
     export = steps.add_parser("export", help="list the kept segments for the trainer")
     export.set_defaults(run=commands.export)
     export.add_argument("--out", type=Path, required=True, help="metadata.jsonl to write")

@@ -65,7 +65,7 @@ def filter_rows(args: Namespace) -> None:
     from .filter import load_filter, run_filter
 
     name, rules = load_filter(args.rules)
-    work = Work.open(args.work, args.media, is_read=False)
+    work = Work.open(args.work, is_read=False)
     work.need_segments()
     print(run_filter(work, name, rules).summary())
 
@@ -77,7 +77,7 @@ def export(args: Namespace) -> None:
     work = Work.open(args.work, args.media, is_read=False)
     work.need_segments()
     done = write(work, args.out, args.captions)
-    print(f"{args.out}: {done.kept} clips; data.media of the recipe is {work.media}")
+    print(f"{args.out}: {done.kept} clips; in the recipe's data.sets their media is {work.media}")
     if done.uncaptioned:
         print(f"{done.uncaptioned} of them have no caption")
     if done.in_tars:
@@ -101,12 +101,17 @@ def _merge_into(work: Work, others: Sequence[Path]) -> None:
 
     work.need_segments()
     for folder in others:
-        taken, unknown = merge_work(work, Work.open(folder, is_read=False))
-        print(f"{folder}: the sections of {taken} segments are in {work.folder}")
-        if unknown:
+        done = merge_work(work, Work.open(folder, is_read=False))
+        print(f"{folder}: the sections of {done.taken} segments are in {work.folder}")
+        if done.busy:
             print(
-                f"{unknown} segments are in no shard of the same number there: left out. Scan the "
-                "same files with the same --shard-files and cut them alike"
+                f"another process works on {', '.join(done.busy)}: what it has not finished is "
+                "left out. Merge again when it has ended"
+            )
+        if done.unknown:
+            print(
+                f"{done.unknown} segments are in no shard of the same number there: left out. Scan "
+                "the same files with the same --shard-files and cut them alike"
             )
 
 

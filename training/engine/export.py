@@ -1,7 +1,8 @@
 """From rows to what the trainer reads: a metadata.jsonl of the kept segments.
 
-A line names the file, `start` and `end` in seconds and the captions; `data.media` of the recipe
-names the media folder. Nothing is cut or copied: the trainer decodes the stretch it needs.
+A line names the file, `start` and `end` in seconds and the captions; `media` of the set, in the
+recipe's `data.sets`, names the media folder. Nothing is cut or copied: the trainer decodes the
+stretch it needs.
 """
 
 from __future__ import annotations

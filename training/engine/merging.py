@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from .rows import merge
 from .work import Shard, Work
 
 
-def merge_work(work: Work, other: Work) -> tuple[int, int]:
+@dataclass
+class Merged:
+    """What became of the other folder's segments."""
+
+    taken: int = 0
+    unknown: int = 0  # that `work` has not in the shard of the same number, and so were left out
+    busy: list[str] = field(default_factory=list)  # shards that a process works on
+
+
+def merge_work(work: Work, other: Work) -> Merged:
     """Adds the sections of the other folder's segments to those of `work`, see `rows.merge`.
 
     Segments are looked for in the shard of the same number, so that one shard at a time is in
-    memory. Returns how many were found, and how many of the other's were not and are left out.
-    Raises ValueError naming a bad row.
+    memory. Logs of runs that were killed are taken into their rows before, in both folders. Raises
+    ValueError naming a bad row, OSError.
     """
-    taken = unknown = 0
+    done = Merged()
     shards = {shard.name for shard in work.shards("segments")}
     for theirs in other.shards("segments"):
+        mine = Shard(work.folder, "segments", theirs.name)
+        mine.take_in_leftovers()  # else they would replace what is merged now
+        if not theirs.take_in_leftovers():
+            done.busy.append(str(theirs.path))
         rows = {row["id"]: row for row in theirs.rows()}
         count = len(rows)
         if theirs.name in shards:
-            mine = Shard(work.folder, "segments", theirs.name)
             with mine.changing():
                 mine.write(merge(row, rows.pop(row["id"], row)) for row in mine.rows())
-        taken += count - len(rows)
-        unknown += len(rows)
-    return taken, unknown
+        done.taken += count - len(rows)
+        done.unknown += len(rows)
+    return done

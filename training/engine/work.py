@@ -81,15 +81,18 @@ class Shard:
             with self.changing():
                 self.write(table.with_sections(row, made.get(row["id"], {})) for row in self.rows())
 
-    def take_in_leftovers(self) -> None:
-        """Takes in the logs of runs that were killed, whatever their steps."""
+    def take_in_leftovers(self) -> bool:
+        """Takes in the logs of runs that were killed, whatever their steps; whether that is all of
+        them. False: a process works on the shard, and its log stays."""
+        is_all = True
         for path in sorted(self.path.parent.glob(f"{self.name}.*.log")):
             try:
                 with self._lock(path.name), Log(path) as log:
                     self.take_in(log)
                     log.delete()
             except Busy:
-                pass  # it is no leftover
+                is_all = False
+        return is_all
 
     def changing(self):
         """Held while the rows are rewritten: other steps may finish at the same time."""

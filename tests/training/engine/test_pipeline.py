@@ -23,6 +23,7 @@ from tests.training.engine.small_work import contents
 from training.cli import main
 from training.data.clips import clips
 from training.data.sources import DataSpec
+from training.engine.step import make_step
 from training.engine.work import Work
 
 RULES = """
@@ -171,9 +172,19 @@ def test_rows_are_read_without_the_media_and_those_of_two_runs_merge(tmp_path, c
     command("features", "--work", one, "--only", "motion")
     command("features", "--work", two, "--only", "clarity")
     media.rename(tmp_path / "moved")
+    (shard,) = Work.open(two, is_read=False).shards("segments")
+    (found,) = shard.rows()
+    clarity = found.pop("clarity")
+    shard.write([found])
+    with shard.log([make_step("clarity")]) as log:  # as a run leaves it that was killed
+        log.append({"id": found["id"], "sections": {"clarity": clarity}})
+        command("merge", two, "--into", one)
+        assert f"another process works on {shard.path}" in capsys.readouterr().out
+    (row,) = Work.open(one, is_read=False).rows()
+    assert row["motion"]["score"] > 0 and "clarity" not in row
     command("merge", two, "--into", one)
     (row,) = Work.open(one, is_read=False).rows()
-    assert row["motion"]["score"] > 0 and row["clarity"]["score"] > 0
+    assert row["motion"]["score"] > 0 and row["clarity"] == clarity
     rules = tmp_path / "mine.yaml"
     rules.write_text("rules: [{value: motion.score, min: 1}, {value: clarity.score, min: 1}]")
     command("status", "--work", one)
@@ -182,7 +193,10 @@ def test_rows_are_read_without_the_media_and_those_of_two_runs_merge(tmp_path, c
     command("export", "--work", one, "--out", tmp_path / "metadata.jsonl")
     said = capsys.readouterr().out
     assert "the sections of 1 segments" in said and "left out" not in said
-    assert "metadata.jsonl: 1 clips" in said
+    assert f"metadata.jsonl: 1 clips; in the recipe's data.sets their media is {media}" in said
+    with pytest.raises(SystemExit):
+        main(["data", "filter", str(rules), "--work", str(one), "--media", str(media)])
+    assert "unrecognized arguments: --media" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="media are not there"):
         main(["data", "features", "--work", str(one)])
 
