@@ -1,4 +1,4 @@
-"""A small work folder for tests that run its steps."""
+"""A small work folder for tests that run its steps, and a server for those that ask one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.numbered import write_video
+from tests.training.engine.chat_server import chat_server
 from tests.training.engine.footage import moving, save_real_clips
+from tests.training.engine.pets import GOOD
 from tests.training.engine.small_work import CLIP, FEATURES, contents, prepare
 from training.engine.run import run
 from training.engine.step import make_step
@@ -45,3 +47,11 @@ def whole(prepared: Work, tmp_path_factory) -> dict[str, bytes]:
     shutil.copytree(prepared.folder, folder)
     run(Work.open(folder), [make_step(name) for name in FEATURES], workers=1)
     return contents(folder)
+
+
+@pytest.fixture
+def server():
+    """A model that knows of two cats."""
+    with chat_server() as running:
+        running.script = lambda request: GOOD
+        yield running

@@ -1,60 +1,24 @@
-"""The client for OpenAI-compatible servers and strict answers, against a real HTTP server."""
+"""Requests, strict answers, what is kept of them, and prompts, against a real HTTP server."""
 
 from __future__ import annotations
 
 import json
-import socket
 import time
-from datetime import datetime, timedelta, timezone
-from email.utils import format_datetime
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training.engine.chat_server import ChatServer, Reply, chat_server
+from tests.training.engine.chat_server import Reply
+from tests.training.engine.pets import GOOD, Pets, ask, frame, turn
 from training.engine.dsg import Questions
 from training.engine.language.answers import Answers, Spending, key
 from training.engine.language.ask import LONGEST_ANSWER, Asker, Form, _Bad, _parse, plain_schema
-from training.engine.language.endpoint import LARGEST_REPLY, TRIES, Endpoint, _retry_after
+from training.engine.language.endpoint import Endpoint
 from training.engine.language.prompts import FOLDER, load_prompt
 from training.engine.language.settings import ModelSettings
-from training.engine.language.turns import Completion, Turn
-from training.engine.step import NotReady, Unavailable
-
-GOOD = '{"animal": "cat", "count": 2}'
-
-
-class Pets(Form):
-    animal: Literal["cat", "dog"]
-    count: int
-
-
-@pytest.fixture
-def server():
-    with chat_server() as running:
-        running.script = lambda request: GOOD
-        yield running
-
-
-def frame(value: int = 90, height: int = 24, width: int = 40) -> np.ndarray:
-    return np.full((height, width, 3), value, np.uint8)
-
-
-def turn(text: str = "How many?", *frames: np.ndarray) -> Turn:
-    return Turn("user", text, frames)
-
-
-def ask(server: ChatServer, folder: Path | None = None, **changes):
-    asker = Asker(server.model(**changes), folder)
-    try:
-        return asker.ask(Pets, turn(), 50)
-    finally:
-        asker.backend.close()
-
+from training.engine.language.turns import Completion
 
 # --- requests and answers ------------------------------------------------------------------------
 
@@ -192,163 +156,6 @@ def test_whatever_is_answered_has_the_form_or_is_refused(text) -> None:
         assert str(bad)
     else:
         assert value.animal in ("cat", "dog") and type(value.count) is int
-
-
-# --- servers that are busy, gone, slow or broken -------------------------------------------------
-
-
-def test_a_busy_server_is_waited_for_as_long_as_it_says(server) -> None:
-    busy = Reply("", 429, headers={"Retry-After": "0.4"})
-    server.plays(busy, GOOD)
-    began = time.monotonic()
-    assert ask(server).value.count == 2
-    assert 0.4 <= time.monotonic() - began < 3
-    assert len(server.requests) == 2
-
-
-def test_a_wait_longer_than_the_patience_ends_the_run_at_once(server) -> None:
-    server.plays(
-        Reply("", 429, body=b'{"error": {"message": "quota"}}', headers={"Retry-After": "60"})
-    )
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match="HTTP 429: quota; start again"):
-        ask(server)
-    assert time.monotonic() - began < 1 and len(server.requests) == 1
-
-
-def test_waits_grow_until_patience_ends(server) -> None:
-    times = []
-    server.script = lambda request: times.append(time.monotonic()) or Reply("", 503)
-    with pytest.raises(Unavailable, match="503"):
-        ask(server, patience=0.6, first_wait=0.02)
-    waits = np.diff(times)
-    assert 4 <= len(times) <= 8 and waits[-1] > 3 * waits[0]
-    assert not server.trials  # nobody doubts that it is the server
-
-
-@pytest.mark.parametrize("said", ["0", "-5", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_server_that_says_at_once_is_not_asked_without_a_pause(server, said) -> None:
-    server.plays(Reply("", 429, headers={"Retry-After": said}))
-    with pytest.raises(Unavailable, match="429"):
-        ask(server, patience=0.6, first_wait=0.02)
-    assert 4 <= len(server.requests) <= 8
-
-
-def test_a_server_that_is_not_there() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        model = ModelSettings(base_url=url, model="m", patience=0.1, first_wait=0.01)
-        with pytest.raises(Unavailable, match="cannot be reached"):
-            Asker(model).ask(Pets, turn(), 50)
-        with pytest.raises(NotReady, match="is the server started"):
-            Endpoint(model).check(frames=True)
-
-
-FAULTS = {
-    "fails": (Reply("", 500, body=b"<h1>oops</h1>"), TRIES, "oops"),
-    "refuses": (Reply("", 400, body=b'{"error": "too long"}'), 1, "400: too long"),
-    "silent": (Reply(GOOD, pauses=(0.8,)), TRIES, "timeout"),
-    "dripping": (Reply(GOOD, pauses=(0.05,) * 30), TRIES, "timeout"),
-    "breaks off": (Reply(GOOD, short=50), TRIES, "connection broke"),
-    "no completion": (Reply(body=b"[1]"), TRIES, "no chat completion"),
-    "no message": (Reply(body=b'{"choices": [{"message": null}]}'), TRIES, "no chat completion"),
-    "text": (Reply(body=b'{"choices": [{"message": "yes"}]}'), TRIES, "no chat completion"),
-    "error": (
-        Reply(body=b'{"error": {"message": "no such model"}}'),
-        TRIES,
-        "no chat completion .*: no such model",
-    ),
-    "parts": (
-        Reply(body=b'{"choices": [{"message": {"content": ["yes"]}}]}'),
-        TRIES,
-        "no chat completion",
-    ),
-    "nested": (Reply(body=b"[" * 10**5), TRIES, "no chat completion"),
-    "huge": (Reply(body=b" " * (LARGEST_REPLY + 1)), 1, "longer than"),
-    "filtered": (Reply(None, finish="content_filter"), 1, "refuses to answer"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_who_is_to_blame_is_found_by_a_trial_request(server, fault) -> None:
-    reply, tries, reason = FAULTS[fault]
-    quick = {"timeout": 0.25, "first_wait": 0.001, "patience": 10}
-    server.plays(reply)
-    with pytest.raises(ValueError, match=reason):
-        ask(server, **quick)
-    assert len(server.requests) == tries and len(server.trials) == 1
-    if fault in ("fails", "refuses"):
-        server.trial = server.script
-        with pytest.raises(Unavailable, match=reason):
-            ask(server, **quick)
-
-
-def test_a_fault_that_passes_is_not_seen(server) -> None:
-    server.plays(Reply("", 500), Reply(GOOD, short=9), GOOD)
-    assert ask(server, first_wait=0.001, patience=20).value.count == 2
-    assert not server.trials
-
-
-def test_retry_after_is_seconds_or_a_date() -> None:
-    soon = datetime.now(timezone.utc) + timedelta(seconds=30)
-    assert _retry_after("7") == 7 and _retry_after("-3") == 0
-    assert 27 < _retry_after(format_datetime(soon, usegmt=True)) <= 30
-    assert [_retry_after(odd) for odd in (None, "", "soon", "nan")] == [None] * 4
-    assert _retry_after("inf") == 1e9
-
-
-# --- the key -------------------------------------------------------------------------------------
-
-
-def test_the_key_stays_out_of_every_text(server, tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("PET_KEY", "secret-key-17")
-    model = server.model(api_key_env="PET_KEY")
-    echo = json.dumps({"error": {"message": "bad key secret-key-17"}}).encode()
-    server.trial = lambda request: Reply("", 401, body=echo)
-    with pytest.raises(NotReady, match=r"401: bad key \*\*\*") as told:
-        Endpoint(model).check(frames=False)
-    server.script = server.trial
-    with pytest.raises(Unavailable) as raised:
-        Asker(model, tmp_path).ask(Pets, turn(), 50)
-    for text in (str(told.value), str(raised.value), repr(model), model.model_dump_json()):
-        assert "secret" not in text
-    assert "secret" not in json.dumps(model.stamp())
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ({"model": "m"}, "either base_url or folder"),
-        ({"base_url": "http://a/v1"}, "model is missing"),
-        ({"base_url": "ftp://a/v1", "model": "m"}, "expected http"),
-        ({"base_url": "https://me:pw@a/v1", "model": "m"}, "api_key_env"),
-        ({"base_url": "https://a/v1?key=x", "model": "m"}, "api_key_env"),
-        ({"base_url": "http://a", "model": "m", "api_key": "x"}, "api_key: Extra"),
-        ({"base_url": "http://a", "model": "m", "extra": {"messages": []}}, "not to be set"),
-        ({"folder": "f", "model": "m"}, "leave them out"),
-    ],
-)
-def test_settings_that_cannot_be_meant(tmp_path, values, reason) -> None:
-    path = tmp_path / "model.yaml"
-    path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=reason) as raised:
-        ModelSettings.load(path)
-    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
-
-
-def test_a_key_that_is_not_set(monkeypatch) -> None:
-    monkeypatch.delenv("PET_KEY", raising=False)
-    with pytest.raises(NotReady, match=r"PET_KEY \(api_key_env\) is not set"):
-        Endpoint(ModelSettings(base_url="http://a", model="m", api_key_env="PET_KEY"))
-
-
-@pytest.mark.parametrize("key", ["secret-17\nsecret-18", "sécret-17"])
-def test_a_key_that_no_header_can_hold_is_refused_without_showing_it(monkeypatch, key) -> None:
-    monkeypatch.setenv("PET_KEY", key)
-    with pytest.raises(NotReady, match=r"PET_KEY \(api_key_env\) holds a line break") as told:
-        Endpoint(ModelSettings(base_url="http://a", model="m", api_key_env="PET_KEY"))
-    assert "cret-1" not in str(told.value)
 
 
 # --- kept answers and their cost -----------------------------------------------------------------
