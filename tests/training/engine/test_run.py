@@ -19,7 +19,6 @@ import pytest
 
 from tests.training.data.numbered import write_video
 from tests.training.engine.small_work import CLIP, FEATURES, contents, prepare
-from training.engine.job import run_steps
 from training.engine.run import run
 from training.engine.scan import Fingerprint, Probe, list_files
 from training.engine.step import NotReady, Step, make_step
@@ -261,22 +260,6 @@ def test_a_missing_package_is_named_before_any_work(work: Work, monkeypatch) -> 
         run(work, [Fingerprint()], workers=1)
 
 
-def test_unknown_steps_and_settings_are_named() -> None:
-    with pytest.raises(ValueError, match="no step is called 'moton'"):
-        make_step("moton")
-    with pytest.raises(ValueError, match=r"motion has no setting 'speed'.*rate"):
-        make_step("motion", {"speed": 3})
-
-
-def test_a_newer_version_in_the_rows_is_left_alone() -> None:
-    step = make_step("picture")
-    made_by = step.stamp()
-    assert step.is_done({"picture": {"made_by": made_by}})
-    assert step.is_done({"picture": {"made_by": {"version": Step.version + 8}}})
-    assert not step.is_done({"picture": {"made_by": {**made_by, "frames": 99}}})
-    assert not step.is_done({"picture": {"made_by": made_by, "error": "x"}}, retry=True)
-
-
 def test_paths_of_rows_do_not_lead_out_of_the_media_folder(work: Work) -> None:
     shard = work.shards("segments")[0]
     rows = list(shard.rows())
@@ -286,24 +269,6 @@ def test_paths_of_rows_do_not_lead_out_of_the_media_folder(work: Work) -> None:
     run(work, [make_step("picture")], workers=1)
     errors = [row["picture"].get("error", "") for row in shard.rows()]
     assert all("outside" in error for error in errors), errors
-
-
-def test_settings_from_the_command_line() -> None:
-    from training.engine.options import parse_settings
-
-    names = ["motion", "text"]
-    assert parse_settings(["motion.rate=12", "text.frames=5"], names) == {
-        "motion": {"rate": 12.0},
-        "text": {"frames": 5},
-    }
-    for bad, why in [
-        ("rate=3", "expected STEP.KEY=VALUE"),
-        ("clip.frames=3", "STEP one of motion, text"),
-        ("motion.speed=3", "motion has rate"),
-        ("motion.rate=fast", "expected a float such as 8.0"),
-    ]:
-        with pytest.raises(ValueError, match=why):
-            parse_settings([bad], names)
 
 
 def test_files_that_are_new_or_have_changed_are_found(tmp_path: Path) -> None:
@@ -367,18 +332,6 @@ class Wordy(Step):
         return {"words": "x" * (2**20 if row["source"]["path"] == CLIP else 9)}
 
 
-def test_an_answer_that_is_no_number_costs_its_row_only() -> None:
-    class Odd(Step):
-        name = "odd"
-
-        def run(self, row, reader):
-            return {"score": row["score"]}
-
-    for score in (float("nan"), float("inf"), 1.5):
-        sections, _ = run_steps([(Odd(), {"version": 1})], {"score": score}, None)
-        assert ("is no number" in sections["odd"].get("error", "")) == (score != 1.5)
-
-
 def test_an_answer_that_is_too_long_costs_its_row_only(work: Work) -> None:
     shard = next(
         shard
@@ -394,19 +347,6 @@ def test_an_answer_that_is_too_long_costs_its_row_only(work: Work) -> None:
     assert [row["id"] for row in after] == [row["id"] for row in rows]
     for row in after:
         assert ("error" in row["picture"]) == (row["source"]["path"] == CLIP)
-
-
-def test_settings_outside_their_limits_are_refused_before_any_work(work: Work) -> None:
-    for name, key, value in [
-        ("motion", "rate", 0.0),
-        ("picture", "frames", 0),
-        ("clarity", "side", -1),
-        ("text", "confidence", float("nan")),
-        ("fingerprint", "count", 0),
-        ("segments", "margin", -1.0),
-    ]:
-        with pytest.raises(ValueError, match=rf"{name}\.{key} is .*: expected"):
-            run(work, [make_step(name, {key: value})], workers=1)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
