@@ -239,7 +239,7 @@ def read_pairs(
     """
     names, ours, theirs = _partners(made, true, reads)
     both = zip(
-        names, _in_order(made, ours, reads[0]), _in_order(true, theirs, reads[1]), strict=True
+        names, first_clips(made, ours, reads[0]), first_clips(true, theirs, reads[1]), strict=True
     )
     whole = ((name, a, b) for name, a, b in both if a is not None and b is not None)
     for name, a, b in islice(whole, made.count):
@@ -288,8 +288,9 @@ def _by_stem(folder: Folder, read: Read) -> dict[str, Source]:
     return found
 
 
-def _in_order(folder: Folder, sources: Sequence[Source], read: Read) -> Iterator[Clip | None]:
-    """The first clip of every file; None, which is noted, for one that gives none."""
+def first_clips(folder: Folder, sources: Sequence[Source], read: Read) -> Iterator[Clip | None]:
+    """The first clip of every file, in their order; None, which `read` notes, for one that gives
+    none. Raises ValueError as `read_clips` does."""
     size = folder.size or native_size(folder)
     cutting = asdict(folder.spec(size).cutting())
     with ThreadPoolExecutor(folder.workers) as threads, Workers(folder.workers) as pool:

@@ -35,7 +35,7 @@ from ..sampling import Sampler
 from ..section import Section, load_section
 from ..video import write_lossless
 from . import measures
-from .inputs import Folder, first_clip
+from .inputs import Folder, Read, first_clip, first_clips
 from .rendering import Job, render, seed_of
 from .result import Result, report
 
@@ -173,13 +173,37 @@ def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def jobs_of(
     protocol: Protocol, asked: Sequence[dict[str, Any]], true: Folder, pool: Workers
 ) -> list[Job]:
-    """A lossless video for each row."""
+    """A lossless video for each row. Raises ValueError for true clips that cannot be given."""
+    jobs = [Job(_name(row), row["caption"], row["seed"]) for row in asked]
     positions = task_positions(protocol.task, protocol.frames)
-    jobs = []
-    for row in asked:
-        given = partial(_given, true, pool, row["path"], positions) if positions else None
-        jobs.append(Job(_name(row), row["caption"], row["seed"], given))
-    return jobs
+    if not positions:
+        return jobs
+    paths = [row["path"] for row in asked]
+    files = given_files(true, paths)
+    return [
+        replace(job, given=partial(_given, true, pool, path, positions), given_file=files[path])
+        for job, path in zip(jobs, paths, strict=True)
+    ]
+
+
+def given_files(true: Folder, paths: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the true clips' files. Each is decoded once: hours of sampling later it would be
+    too late to find one that cannot be. Raises ValueError naming those."""
+    paths = list(dict.fromkeys(paths))
+    read = Read()
+    clips = first_clips(true, [_source(true, path) for path in paths], read)
+    both = zip(paths, clips, strict=True)
+    files = {path: clip.content for path, clip in both if clip is not None}
+    if lost := [path for path in paths if path not in files]:
+        raise ValueError(
+            f"{len(lost)} true clips cannot be given to the model: take {', '.join(lost[:20])} out "
+            f"of {true.captions or true.path}. {'; '.join(read.warnings(true))}"
+        )
+    return files
+
+
+def _source(true: Folder, path: str) -> Source:
+    return Source(true.path / path, (), true.path)
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -199,7 +223,7 @@ def _given(
 
 def read_clip(true: Folder, pool: Workers, path: str) -> np.ndarray:
     """One clip, uint8 (T, H, W, 3). Raises ValueError where it cannot be read or is too short."""
-    source = Source(true.path / path, (), true.path)
+    source = _source(true, path)
     try:
         return first_clip(source, asdict(true.spec(true.size).cutting()), pool).frames
     except (Drop, MediaError) as error:

@@ -25,7 +25,7 @@ from ..sampling import Sampler
 log = logging.getLogger(__name__)
 
 RECORD = "videos.jsonl"
-"""In the folder: every video with its prompt and its seed; of several rows the last is true."""
+"""In the folder: what every video was made for, see `Job.row`; of several rows the last is true."""
 SETTINGS = "settings.json"
 """In the folder: what its videos were made with."""
 
@@ -44,6 +44,13 @@ class Job:
     seed: int
     given: Given | None = None
     """Its given frames, loaded when it is its turn."""
+    given_file: str = ""
+    """SHA-256 of the file that they are of."""
+
+    def row(self) -> dict[str, Any]:
+        """What tells the video from others, in a line of `RECORD`."""
+        row = {"video": self.name, "caption": self.prompt, "seed": self.seed}
+        return {**row, "given": self.given_file} if self.given_file else row
 
 
 def seed_of(seed: int, *words: object) -> int:
@@ -73,8 +80,8 @@ def render(
     *,
     batch: int = 4,
 ) -> int:
-    """Make the videos that are not there yet, or there for another prompt or seed; returns how many
-    were.
+    """Make the videos that are not there yet, or there for another prompt, seed or given file;
+    returns how many were.
 
     settings: plain JSON that decides the pixels besides a job's own; a folder made with others is
     refused by ValueError, before anything is sampled. A video is written whole or not at all.
@@ -82,6 +89,7 @@ def render(
     check_names([job.name for job in jobs])
     folder.mkdir(parents=True, exist_ok=True)
     _keep_settings(folder / SETTINGS, settings)
+    _end_last_line(folder / RECORD)
     waiting = _waiting(jobs, folder)
     log.info("%s: %d videos, %d to make", folder, len(jobs), len(waiting))
     began = time.monotonic()
@@ -98,11 +106,11 @@ def render(
 def _waiting(jobs: Sequence[Job], folder: Path) -> list[Job]:
     recorded = _recorded(folder / RECORD)
     there = [job for job in jobs if (folder / job.name).exists()]
-    other = [job for job in there if recorded.get(job.name) != (job.prompt, job.seed)]
+    other = [job for job in there if recorded.get(job.name) != job.row()]
     if other:
         log.warning(
-            "%s: %d videos were made for another prompt or seed, or it is not known for which, as "
-            "%s: they are made again",
+            "%s: %d videos were made for another prompt, seed or given clip, or it is not known "
+            "for which, as %s: they are made again",
             folder,
             len(other),
             other[0].name,
@@ -111,13 +119,21 @@ def _waiting(jobs: Sequence[Job], folder: Path) -> list[Job]:
     return [job for job in jobs if job.name not in kept]
 
 
-def _recorded(path: Path) -> dict[str, tuple[str, int]]:
-    """Prompt and seed of every video; lines that a kill has cut off are left out."""
+def _end_last_line(path: Path) -> None:
+    """Ends a line that a kill has cut off, so that it takes no other with it. It stays: rows of
+    processes that make other parts may follow it already."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with open(path, "ab") as record:
+            record.write(b"\n")
+
+
+def _recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """The row of every video; lines that a kill has cut off are left out."""
     found = {}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             row = json.loads(line)
-            found[row["video"]] = row["caption"], row["seed"]
+            found[row["video"]] = row
         except (ValueError, LookupError, TypeError):
             continue
     return found
@@ -125,12 +141,11 @@ def _recorded(path: Path) -> dict[str, tuple[str, int]]:
 
 def _put(folder: Path, job: Job, clip: np.ndarray, write: Write) -> None:
     """Writes a video and its row. Wherever this is killed, no video is left with another's row."""
-    row = {"video": job.name, "caption": job.prompt, "seed": job.seed}
     with atomic(folder / job.name) as unfinished:
         write(unfinished, clip)
         (folder / job.name).unlink(missing_ok=True)
         with open(folder / RECORD, "a", encoding="utf-8") as record:
-            record.write(json.dumps(row, ensure_ascii=False) + "\n")
+            record.write(json.dumps(job.row(), ensure_ascii=False) + "\n")
 
 
 def _sample(jobs: Sequence[Job], sampler: Sampler) -> np.ndarray:

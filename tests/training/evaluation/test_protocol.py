@@ -166,6 +166,34 @@ def test_a_true_clip_that_is_taken_away_makes_other_videos(
     assert again["value"] == fvd["value"]
 
 
+def test_given_clips_are_read_before_sampling_and_another_makes_its_videos_again(
+    msrvtt, checkpoint, tmp_path, capsys
+) -> None:
+    videos, listed = msrvtt
+    mine, out = tmp_path / "videos", tmp_path / "out"
+    shutil.copytree(videos, mine)
+    for name in ("video1.mp4", "video3.mp4"):
+        (mine / name).write_bytes(b"?" * 999)
+    recipe = write_protocol(tmp_path, task="ti2v", measures={"motion": {}})
+    words = ("eval", "protocol", recipe, "--true", mine, "--captions", listed, "--out", out)
+    words += ("--checkpoint", checkpoint, "--cpu", "--precision", "fp32", "--workers", 1)
+    line = refused(*words)
+    assert "2 true clips cannot be given to the model: take" in line and "cannot be read" in line
+    assert "video1.mp4" in line and "video3.mp4" in line and "video2.mp4" not in line
+    assert not (out / "made").exists()
+    for name in ("video1.mp4", "video3.mp4"):
+        shutil.copyfile(videos / name, mine / name)
+    run(*words)
+    asked = [json.loads(line) for line in (out / "asked.jsonl").read_text().splitlines()]
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "made").glob("*.mkv")}
+    shutil.copyfile(videos / "video1.mp4", mine / "video3.mp4")
+    run(*words)
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "made").glob("*.mkv")}
+    again = {name for name in after if after[name] != before[name]}
+    assert again == {f"{row['number']:05d}.mkv" for row in asked if row["path"] == "video3.mp4"}
+    assert 0 < len(again) < len(after) == 5
+
+
 def test_given_frames_are_the_true_clips(msrvtt, checkpoint) -> None:
     """Through the VAE alone: all frames given."""
     from training.data.workers import Workers

@@ -39,20 +39,25 @@ def recorded(folder: Path) -> dict[str, dict]:
     return {row["video"]: row for row in rows}
 
 
-@pytest.mark.parametrize("other", [Job("1.mkv", "another", 1), Job("1.mkv", "prompt 1", 7)])
-def test_a_video_of_another_prompt_or_seed_is_made_again(tmp_path, caplog, other) -> None:
+OTHERS = [
+    Job("1.mkv", "another", 1),
+    Job("1.mkv", "prompt 1", 7),
+    Job("1.mkv", "prompt 1", 1, given_file="5ac3"),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=["prompt", "seed", "given"])
+def test_a_video_for_something_else_is_made_again(tmp_path, caplog, other) -> None:
     assert made(tmp_path) == 3 and made(tmp_path) == 0
     jobs = [JOBS[0], other, JOBS[2]]
     kept = (tmp_path / "0.mkv").stat().st_mtime_ns
     assert made(tmp_path, jobs) == 1
-    assert "1 videos were made for another prompt or seed" in caplog.text
+    assert "1 videos were made for another prompt, seed or given clip" in caplog.text
     assert "1.mkv" in caplog.text
     assert seeds(tmp_path) == {job.name: job.seed for job in jobs}
-    assert recorded(tmp_path)["1.mkv"] == {
-        "video": "1.mkv",
-        "caption": other.prompt,
-        "seed": other.seed,
-    }
+    row = {"video": "1.mkv", "caption": other.prompt, "seed": other.seed}
+    given = {"given": other.given_file} if other.given_file else {}
+    assert recorded(tmp_path)["1.mkv"] == {**row, **given}
     assert (tmp_path / "0.mkv").stat().st_mtime_ns == kept
     assert made(tmp_path, jobs) == 0
 
@@ -61,10 +66,11 @@ def test_a_video_of_which_nothing_is_known_is_made_again(tmp_path) -> None:
     made(tmp_path)
     record = tmp_path / RECORD
     lines = record.read_text().splitlines()
-    record.write_text(f"{lines[0]}\n[]\n{lines[1]}\n{lines[2][:-9]}\n")  # the last is cut off
+    record.write_text(f"{lines[0]}\n[]\n{lines[1]}\n{lines[2][:-9]}")  # cut off by a kill
     (tmp_path / "2.mkv").write_bytes(b"\x63")
     assert made(tmp_path) == 1
     assert seeds(tmp_path) == {"0.mkv": 0, "1.mkv": 1, "2.mkv": 2}
+    assert made(tmp_path) == 0
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
