@@ -260,7 +260,10 @@ def _write(file: BinaryIO, data: bytes) -> None:
 
 
 def _places(file: BinaryIO) -> Iterator[Place]:
-    """The end of every whole piece, from the last to the first."""
+    """The end of every whole piece, from the last to the first.
+
+    Another process may cut the file shorter meanwhile: what is not there any more is no piece.
+    """
     end = file.seek(0, os.SEEK_END)
     mark = _mark_before(file, end)
     if mark is None:  # the last write was cut off, or this is no film
@@ -275,9 +278,10 @@ def _mark_before(file: BinaryIO, end: int) -> Mark | None:
     """The mark of the piece that ends at an offset, if a whole one does."""
     if end < _MARK.size:
         return None
-    file.seek(end - _MARK.size)
-    magic, *fields = _MARK.unpack(file.read(_MARK.size))
-    mark = Mark(*fields)
+    fields = _read(file, end - _MARK.size, _MARK)
+    if fields is None:
+        return None
+    magic, mark = fields[0], Mark(*fields[1:])
     if magic != _MAGIC or not _BOX.size < mark.length <= end:
         return None
     file.seek(end - mark.length)
@@ -288,14 +292,23 @@ def _last_whole(file: BinaryIO, size: int) -> tuple[int, Mark | None]:
     """Where the last whole piece ends, found from the beginning, and its mark."""
     position, found = 0, (0, None)
     while position + _BOX.size <= size:
-        file.seek(position)
-        length, kind = _BOX.unpack(file.read(_BOX.size))
+        box = _read(file, position, _BOX)
+        if box is None:
+            break
+        length, kind = box
         position += length
         if length < _BOX.size or position > size:
             break
         if kind == _FREE and (mark := _mark_before(file, position)):
             found = position, mark
     return found
+
+
+def _read(file: BinaryIO, position: int, layout: struct.Struct) -> tuple | None:
+    """What lies at an offset; None where the file ends before."""
+    file.seek(position)
+    data = file.read(layout.size)
+    return layout.unpack(data) if len(data) == layout.size else None
 
 
 @contextlib.contextmanager

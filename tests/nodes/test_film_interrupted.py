@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import random
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ComfyUI_STIV.nodes.host import film as module
 from ComfyUI_STIV.nodes.host.film import Film
 from ComfyUI_STIV.nodes.host.pieces import Piece, encode_piece
 
@@ -95,6 +97,28 @@ def test_two_processes_write_one_film(tmp_path: Path, made: list[Piece]) -> None
     assert grown(path, made, IDS)[-2:] == [2, 3]
     grown(tmp_path / "fresh.mp4", made, IDS)
     assert path.read_bytes() == (tmp_path / "fresh.mp4").read_bytes()
+
+
+def test_a_film_that_another_process_cuts_is_read_as_far_as_it_goes(
+    tmp_path: Path, made: list[Piece]
+) -> None:
+    path, before = tmp_path / "film.mp4", []
+    for upto in (2, 4):
+        grown(path, made, IDS, upto)
+        before.append(path.stat().st_size)
+    two, four = before
+
+    class Cut(io.BytesIO):
+        """Had more pieces when it was asked for its end."""
+
+        def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+            end = super().seek(offset, whence)
+            return end if whence == os.SEEK_SET else four
+
+    for left in (two, two + 30, two + 100):
+        places = list(module._places(Cut(path.read_bytes()[:left])))
+        assert places[0].end == two
+        assert [place.mark.pieces for place in places] == [2, 1]
 
 
 def _grow_often(path: str, made: list[Piece], ids: list[str]) -> None:
