@@ -24,6 +24,7 @@ from comfy.sd import VAE
 from comfy.weight_adapter.base import WeightAdapterBase
 from torch import Tensor
 
+from ...stiv.card import Card
 from ...stiv.packed import PackedForward
 from .content import Content
 from .digests import is_plain, joined
@@ -210,7 +211,15 @@ def _base_model(patcher: Any) -> dict[str, Any]:
         "manual_cast": patcher.get_model_object("manual_cast_dtype"),
         "config": [type(config), config.unet_config, config.sampling_settings,
                    config.optimizations, config.custom_operations],
+        **_of_card(getattr(model, "card", None)),
     }  # fmt: skip
+
+
+def _of_card(card: Card | None) -> dict[str, Any]:
+    """What of a STIV's card decides what is computed; nothing where that is the usual."""
+    if card is None or (card.image_attention, card.stride) == (None, 1):
+        return {}
+    return {"card": [card.image_attention, card.stride]}
 
 
 def _in_order(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,8 @@ def announce(
 ) -> None:
     """Let the store keep what it has of the video, and tell the plan panel what a run begins with.
 
-    Which segments there are is left open where looking would take a while.
+    Which segments there are is left open where looking would take a while: with many prompts. Then
+    a full store may remove some before the run comes to them.
     """
     plan = video.plan
     kept, missing = None, plan.segments

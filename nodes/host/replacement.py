@@ -61,7 +61,8 @@ class CleanFrames:
             return self
         here, there = self.latents, earlier.latents
         if here.shape[1:] != there.shape[1:]:
-            sizes = ["{1} frames of {2} × {3} latents".format(*z.shape[1:]) for z in (there, here)]
+            text = "{1} frames of {2} × {3} latents with {0} channels"
+            sizes = [text.format(*latents.shape[1:]) for latents in (there, here)]
             raise ValueError(
                 f"{self.node}: the positive prompt has frames from {earlier.node} already, for "
                 f"another video ({sizes[0]}, here {sizes[1]}): give both the same latent, or "
@@ -164,7 +165,7 @@ def finish(
 
     The steps are shown by moving previews where the host shows previews.
 
-    Warns where the model was not trained for what the frames are given for.
+    Warns where the model was not trained for what the frames are given for, or does not see them.
     Raises ValueError, before the first step, for latents that the model cannot take.
     """
     guider = executor.class_obj
@@ -174,6 +175,8 @@ def finish(
         doubt = model.card.doubt(task, latent_image.shape[2])
         if doubt:
             warn(f"{node}: {doubt}")
+    if not model.replaces_frames and any(e[FRAMES].mask[1:].any() for e in entries(guider.conds)):
+        warn("this model looks at the first frame alone: others that are given are left out")
     fit_null_text(guider.conds)
     doubt = model.card.doubt_prompt(prompt_length(guider.conds))
     if doubt:

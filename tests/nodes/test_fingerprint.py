@@ -54,6 +54,26 @@ def test_every_difference_counts(models: dict[str, Any]) -> None:
     assert all(len(one) == 64 for one in digests.values())
 
 
+def test_what_a_card_decides_counts(folders: dict[str, Path]) -> None:
+    """The same weights, which the card says are to be sampled otherwise."""
+    cards: dict[str, dict[str, Any]] = {
+        "beside": {"training": {"recipe": {"data": {"image_attention": "beside"}}}},
+        "instead": {"training": {"recipe": {"data": {"image_attention": "instead"}}}},
+        "stride": {"stride": 3},
+        "none": {},
+    }
+    folder = folders["checkpoints"]
+    digests = {
+        name: digest(
+            scenes.load(
+                tiny.write(folder / f"card_{name}.safetensors", image_cross_attention=True, **card)
+            ).model
+        )
+        for name, card in cards.items()
+    }
+    assert len(set(digests.values())) == len(cards)
+
+
 def test_made_again_in_the_same_way(models: dict[str, Any], loaded: Loaded) -> None:
     """Another load of the same file, and the same nodes after it."""
     again = fingerprints.models(loaded.path)

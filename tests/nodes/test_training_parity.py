@@ -37,7 +37,7 @@ def test_same_seed_and_settings_give_the_same_latents(loaded: Loaded, positions:
 
 @pytest.mark.parametrize("mode", ["instead", "beside"])
 def test_a_picture_in_cross_attention_is_used_as_in_training(
-    mode: str, folders: dict[str, Path]
+    mode: str, folders: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tiny.write(
         folders["checkpoints"] / f"{mode}.safetensors",
@@ -55,3 +55,5 @@ def test_a_picture_in_cross_attention_is_used_as_in_training(
         else:
             changed = close(samples, without)
             assert changed > 1e-3 if positions == "first" else changed < 1e-5
+        warned = "looks at the first frame alone" in caplog.text
+        assert warned == (mode == "instead" and positions == "last")
