@@ -7,7 +7,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 import { CardPanel } from "./card/panel.mjs";
-import { addPanel, isOnGraph, onValues, whileOnGraph } from "./lib/nodes.mjs";
+import { addPanel, isOnGraph, onValues } from "./lib/nodes.mjs";
 import { often } from "./lib/ticker.mjs";
 
 const FILES = {
@@ -26,11 +26,11 @@ function addCard(node, { folder, widget }) {
   const card = new CardPanel(node, widget, (what, name) => ask(what, { folder, name }));
   const look = () => card.look();
   onValues(node, [widget], () => isOnGraph(node) && look());
-  addPanel(node, "stiv_card", card.element, { minHeight: 220 });
-  whileOnGraph(node, () => {
+  const begin = () => {
     look();
     return often(look);
-  });
+  };
+  addPanel(node, "stiv_card", card.element, { minHeight: 220, begin });
 }
 
 /** What the server says of a file, or `{error}` in words; never throws. */

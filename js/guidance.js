@@ -6,9 +6,7 @@ import { cfgOwner } from "./guidance/owner.mjs";
 import { USUAL, moved, placeOf, spanOf, strengthsAt } from "./guidance/pad.mjs";
 import { words } from "./guidance/words.mjs";
 import { fill, h } from "./lib/dom.mjs";
-import {
-  addPanel, isWired, onValues, remember, setWidget, whileOnGraph, widgetOf,
-} from "./lib/nodes.mjs";
+import { addPanel, isWired, onValues, remember, setWidget, widgetOf } from "./lib/nodes.mjs";
 import { often } from "./lib/ticker.mjs";
 import { from } from "./lib/words.mjs";
 
@@ -88,8 +86,7 @@ function addPad(node) {
     if (now !== shown) draw();
     shown = now;
   };
-  addPanel(node, "stiv_pad", panel, { minHeight: 210 });
-  whileOnGraph(node, () => often(look));
+  addPanel(node, "stiv_pad", panel, { minHeight: 210, begin: () => often(look) });
   draw();
 }
 

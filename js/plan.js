@@ -3,7 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-import { addPanel, onValues, remember, setWidget, whileOnGraph, widgetOf } from "./lib/nodes.mjs";
+import { addPanel, onValues, remember, setWidget, widgetOf } from "./lib/nodes.mjs";
 import { from } from "./lib/words.mjs";
 import { promptAround } from "./plan/graph.mjs";
 import { Memory } from "./plan/memory.mjs";
@@ -63,14 +63,14 @@ class Panel {
     addPanel(node, "stiv_plan", this.view.element, {
       minHeight: this.plain ? 170 : 230,
       minWidth: 320,
+      begin: () => {
+        panels.add(this);
+        refreshSoon();
+        return () => panels.delete(this);
+      },
     });
     onValues(node, (node.widgets ?? []).map((widget) => widget.name), refreshSoon);
     this.draw();
-    whileOnGraph(node, () => {
-      panels.add(this);
-      refreshSoon();
-      return () => panels.delete(this);
-    });
   }
 
   /** The id of STIV Long Video in a prompt, if this is its panel. */

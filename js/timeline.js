@@ -4,7 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 import {
-  addPanel, isOnGraph, isWired, onNode, onValues, setWidget, whileOnGraph, widgetOf,
+  addPanel, isOnGraph, isWired, onNode, onValues, setWidget, widgetOf,
 } from "./lib/nodes.mjs";
 import { often } from "./lib/ticker.mjs";
 import { Timeline } from "./timeline/widget.mjs";
@@ -42,16 +42,16 @@ function addTimeline(node) {
     timeline.add([...event.dataTransfer.files]);
     return true;
   };
-  addPanel(node, "stiv_timeline", timeline.root, { ...SIZE, always: true });
-  onNode(node, "onConfigure", () => (timeline.wasLoaded = true));
-  whileOnGraph(node, () => {
+  const begin = () => {
     timeline.open();
     const stop = often(() => timeline.sharpen());
     return () => {
       stop();
       timeline.close();
     };
-  });
+  };
+  addPanel(node, "stiv_timeline", timeline.root, { ...SIZE, always: true, begin });
+  onNode(node, "onConfigure", () => (timeline.wasLoaded = true));
 }
 
 /** Names a node among all of this page, also after it was made anew. */

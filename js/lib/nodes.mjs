@@ -52,12 +52,13 @@ export function onWidget(widget, hook) {
  * @param {object} node
  * @param {string} name
  * @param {HTMLElement} element
- * @param {{minHeight?: number, minWidth?: number, always?: boolean}} [options]
- *   sizes in pixels at zoom 1, the width being the node's; `always` for what the node cannot do
- *   without, which the setting STIV.Panels.Show leaves alone
+ * @param {{minHeight?: number, minWidth?: number, always?: boolean, begin?: () => () => void}}
+ *   [options] sizes in pixels at zoom 1, the width being the node's; `always` for what the node
+ *   cannot do without, which the setting STIV.Panels.Show leaves alone; `begin` is called when the
+ *   node comes on the open graph, and what it returns when the node goes
  */
 export function addPanel(node, name, element, options = {}) {
-  const { minHeight = 60, minWidth = 270, always = false } = options;
+  const { minHeight = 60, minWidth = 270, always = false, begin } = options;
   useStyles();
   element.classList.add("stiv-panel");
   element.style.minHeight = `${minHeight}px`;
@@ -68,19 +69,20 @@ export function addPanel(node, name, element, options = {}) {
   });
   widget.serialize = false;
   const panel = { node, widget, element, height: minHeight };
-  show(panel, shown || always);
-  if (!always) {
-    whileOnGraph(node, () => {
-      panels.add(panel);
-      show(panel, shown);
-      return () => panels.delete(panel);
-    });
-  }
   growToFit(node, minWidth);
   element.dataset.panel = name;
   onNode(node, "onConfigure", () => {
     growToFit(node, minWidth);
     requestAnimationFrame(() => takePlace(node, name, element));
+  });
+  whileOnGraph(node, () => {
+    if (!always) panels.add(panel);
+    show(panel, shown || always);
+    const end = begin?.();
+    return () => {
+      panels.delete(panel);
+      end?.();
+    };
   });
   return widget;
 }
@@ -149,7 +151,7 @@ export function onNode(node, method, hook) {
  * @param {object} node
  * @param {() => () => void} begin
  */
-export function whileOnGraph(node, begin) {
+function whileOnGraph(node, begin) {
   let end = null;
   const stop = () => {
     end?.();

@@ -5,7 +5,8 @@ export const ACCEPT = "image/*,video/*";
 
 const CLIP = /\.(mp4|m4v|mov|webm|mkv|avi)$/i;
 const PICTURE = /\.(png|jpe?g|webp|gif|bmp|tiff?|avif)$/i;
-const WAIT = { load: 20_000, frame: 50, tries: 20 }; // milliseconds
+const LOAD_MS = 20_000; // until a video has shown nothing
+const FRAME = { again: 50, tries: 20 }; // milliseconds between
 const THUMB = { side: 72, most: 2048, qualities: [0.7, 0.5, 0.3, 0.15] };
 
 /** "picture", "clip", or null for what is neither. */
@@ -109,14 +110,16 @@ export async function firstFrame(url) {
   video.muted = true;
   video.preload = "auto";
   video.src = url;
+  let timer = 0;
   try {
     await new Promise((resolve, reject) => {
       video.onloadeddata = resolve;
       video.onerror = () => reject(new Error("no video that this browser plays"));
-      setTimeout(() => reject(new Error("the server sends no frame of it")), WAIT.load);
+      timer = setTimeout(() => reject(new Error("the server sends no frame of it")), LOAD_MS);
     });
     return await bitmapOf(video);
   } finally {
+    clearTimeout(timer);
     video.removeAttribute("src");
     video.load(); // or it goes on loading
   }
@@ -131,8 +134,8 @@ async function bitmapOf(video) {
     try {
       return await createImageBitmap(video);
     } catch (error) {
-      if (error.name !== "InvalidStateError" || tries === WAIT.tries) throw error;
-      await new Promise((resolve) => setTimeout(resolve, WAIT.frame));
+      if (error.name !== "InvalidStateError" || tries === FRAME.tries) throw error;
+      await new Promise((resolve) => setTimeout(resolve, FRAME.again));
     }
   }
 }

@@ -18,12 +18,16 @@ def held_back(browser: FrontEnd) -> Iterator[Callable[[], None]]:
     browser.page.route("**/upload/image", lambda route: waiting.append(route))
 
     def let_go() -> None:
-        while not waiting:
+        for _ in range(500):
+            if waiting:
+                return waiting[0].continue_()
             browser.page.wait_for_timeout(20)
-        waiting[0].continue_()
+        raise AssertionError("nothing was uploaded")
 
-    yield let_go
-    browser.page.unroute("**/upload/image")
+    try:
+        yield let_go
+    finally:
+        browser.page.unroute("**/upload/image")
 
 
 def test_a_broken_upload_says_so_and_loses_nothing(browser: FrontEnd) -> None:
