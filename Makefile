@@ -16,7 +16,7 @@ demo:  ## render workflows/image_to_video.json on a real ComfyUI; the last line 
 	@$(RUN) -m scripts.demo
 
 test:  ## run every default test, on the real server and in a real browser
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile
 
 lint:  ## check style and formatting
 	@$(RUN) -m ruff check --no-cache .

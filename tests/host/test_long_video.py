@@ -135,7 +135,10 @@ def test_only_what_a_change_concerns_is_made_again(own_server: ComfyServer) -> N
     assert (pixels(saved(after)) == pixels(saved(first))).all()
 
 
-@pytest.mark.parametrize("segments_done", [0, 1, 3])
+@pytest.mark.parametrize(
+    "segments_done",
+    [pytest.param(0, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.slow), 3],
+)
 def test_a_killed_run_goes_on_where_it_was(
     segments_done: int, own_server: ComfyServer, server: ComfyServer
 ) -> None:

@@ -120,7 +120,13 @@ def test_what_belongs_to_offloaded_weights_is_offloaded_too() -> None:
         distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize(("processes", "sharing"), [(1, ALONE), (2, FSDP2)], ids=["one", "shards"])
+@pytest.mark.parametrize(
+    ("processes", "sharing"),
+    [
+        pytest.param(1, ALONE, id="one"),
+        pytest.param(2, FSDP2, id="shards", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_anywhere_continues_bit_for_bit(
     recipe, tmp_path: Path, processes: int, sharing: Sharing
 ) -> None:
