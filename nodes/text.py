@@ -53,10 +53,11 @@ class STIVTextEncode(io.ComfyNode):
                 ),
                 _number(
                     "stride",
-                    1,
-                    1,
+                    0,
+                    0,
                     "Frames of the original clip per frame of the video: 1 is smooth, larger "
-                    "values move faster, 20 gives key frames far apart.",
+                    "values move faster, 20 gives key frames far apart. 0: as the model's card "
+                    "says.",
                 ),
             ],
             outputs=[
@@ -76,7 +77,7 @@ class STIVTextEncode(io.ComfyNode):
         original_height: int = 0,
         crop_left: int = 0,
         crop_top: int = 0,
-        stride: int = 1,
+        stride: int = 0,
     ) -> io.NodeOutput:
         if clip is None:
             raise ValueError(

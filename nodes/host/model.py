@@ -26,8 +26,8 @@ from .null_text import EMPTY, TOKENS
 from .replacement import FRAMES, CleanFrames, add_frame_replacement
 
 MICRO = "stiv_micro"
-"""Key of (height, width, crop top, crop left, stride) in a conditioning; size 0: as the latent.
-Where a conditioning has none, the stride is the card's."""
+"""Key of (height, width, crop top, crop left, stride) in a conditioning; size 0: as the latent,
+stride 0: as the card says."""
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -168,9 +168,10 @@ class STIVModel(BaseModel):
 
     def _micro(self, values: tuple[int, ...] | None, noise: Tensor) -> Tensor:
         """(1, 5) integers, which the host does not round to a short float."""
-        height, width, top, left, stride = values or (0, 0, 0, 0, self.card.stride)
+        height, width, top, left, stride = values or (0, 0, 0, 0, 0)
         side = self.latent_format.spacial_downscale_ratio
         height, width = height or side * noise.shape[-2], width or side * noise.shape[-1]
+        stride = stride or self.card.stride
         return torch.tensor([[height, width, top, left, stride]], dtype=torch.int32)
 
 

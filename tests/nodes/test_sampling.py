@@ -313,7 +313,7 @@ def test_frames_stride_and_size_are_conditions(loaded: Loaded, scene: Scene) -> 
 
 
 def test_the_cards_stride_is_the_models_own(folders: dict[str, Path]) -> None:
-    """For a prompt of a core node, which says none; STIV Text Encode always says one."""
+    """For a prompt of a core node, which says none, and of STIV Text Encode where it says 0."""
     loaded = load(tiny.write(folders["checkpoints"] / "strided.safetensors", stride=3))
 
     def encoded(text: str, **settings: int) -> dict:
@@ -324,8 +324,9 @@ def test_the_cards_stride_is_the_models_own(folders: dict[str, Path]) -> None:
 
     scene, text = loaded.scene(), "a red circle moves left"
     own = scene.but(positive=core(text), negative=core("")).sample()
-    assert torch.equal(own, scene.but(**encoded(text, stride=3)).sample())
-    assert close(own, scene.but(**encoded(text)).sample()) > 1e-4
+    for settings in ({"stride": 3}, {"stride": 0}, {}):
+        assert torch.equal(own, scene.but(**encoded(text, **settings)).sample())
+    assert close(own, scene.but(**encoded(text, stride=1)).sample()) > 1e-4
 
 
 @pytest.mark.parametrize("guidance", ["cfg", "joint", "separate"])
