@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ..config import TrainConfig
 from ..data import clips as clip_data
@@ -14,6 +14,7 @@ from ..data.report import Report
 from ..data.sources import DataSpec
 from ..encoders.text import open_text_encoder
 from ..encoders.vae import FrameVAE, open_vae
+from ..names import short_hash
 from ..networks import best_device
 from . import latents, text
 from .shards import Stale, shard_paths
@@ -33,7 +34,7 @@ def encode_clips(
 ) -> None:
     """Encode every set's clips that its cache lacks.
 
-    prune: drop the samples of clips that the set has no more; without it they are counted. A
+    prune: drop the samples of clips that the set has no more; without it they stay. A
     broken file is noted in `quarantine.jsonl` of the set's cache and the others follow. Raises
     ValueError for a missing VAE or stale shards, before anything is decoded.
     """
@@ -48,8 +49,8 @@ def encode_clips(
         if done.recaptioned:
             said += f", new captions for {done.recaptioned}"
         log.info("%s: %s\n%s", out, said, report.summary())
-        if part[0] == 0:  # once, for all of the set
-            _look_for_gone(spec, out, prune)
+        if prune and part[0] == 0:  # once, for all of the set
+            _prune(spec, out)
         if not shard_paths(out, "latents"):
             raise ValueError(f"{spec.path}: no clip could be made of it; the lines above say why")
 
@@ -91,21 +92,17 @@ def _encode_set(
     return done
 
 
-def _look_for_gone(spec: DataSpec, out: Path, prune: bool) -> None:
-    """Samples whose file was deleted, or is no entry of the set any more."""
+def _prune(spec: DataSpec, out: Path) -> None:
+    """Drop the samples whose file was deleted, or is no entry of the set any more."""
     prefix = f"{spec.name}/" if spec.name else ""
-    there = {prefix + source.name for source in clip_data.sources(spec) if source.path.exists()}
-
-    def is_gone(sample: dict[str, Any]) -> bool:
-        return sample["key"].rpartition("#")[0] not in there
-
-    if prune:
-        log.info("%s: %d samples removed, whose clips are gone", out, latents.remove(out, is_gone))
-    elif count := sum(map(is_gone, latents.samples(out))):
-        log.warning(
-            "%s: %d samples are of clips that %s has no more, and are still trained on; the same "
-            "command with --prune removes them", out, count, spec.path,
-        )  # fmt: skip
+    exists = lru_cache(Path.exists)  # members of a tar, and cuts of a video, follow each other
+    there: set[bytes] = set()
+    for source in clip_data.sources(spec):
+        mark = short_hash(prefix + source.name)
+        if mark not in there and exists(source.path):
+            there.add(mark)
+    removed = latents.remove(out, lambda s: short_hash(s["key"].rpartition("#")[0]) not in there)
+    log.info("%s: %d samples removed, whose clips are gone", out, removed)
 
 
 def encode_captions(

@@ -326,14 +326,19 @@ def _revise(path: Path, change: Change) -> int:
 
 def _revised(path: Path, change: Change) -> tuple[list[dict[str, Any] | None], int]:
     """A shard's samples as they will be, and how many of them change."""
+    samples = _samples(path)
+    revised = [change(sample) for sample in samples]
+    return revised, sum(new != old for new, old in zip(revised, samples, strict=True))
+
+
+def _samples(path: Path) -> tuple[dict[str, Any], ...]:
+    """A shard's samples; none where another writer dropped the last of them, and so the file."""
     try:
-        samples = read_header(path).samples
+        return read_header(path).samples
     except CheckpointError:
         if path.exists():
             raise
-        return [], 0  # another writer dropped the last of its samples
-    revised = [change(sample) for sample in samples]
-    return revised, sum(new != old for new, old in zip(revised, samples, strict=True))
+        return ()
 
 
 def recaption(out: Path | str, captions: Callable[[str], Iterable[str] | None]) -> int:
@@ -361,11 +366,11 @@ def remove(out: Path | str, unwanted: Callable[[dict[str, Any]], bool]) -> int:
 def samples(out: Path | str, part: tuple[int, int] = (0, 1)) -> Iterator[dict[str, Any]]:
     """What is known of every sample of a cache: key, content, captions, fps.
 
-    part: (i, n) takes every n-th shard from the i-th on.
+    part: (i, n) takes every n-th shard from the i-th on. Other writers may be at work meanwhile.
     """
     index, count = part
     for path in shard_paths(out, "latents")[index::count]:
-        yield from read_header(path).samples
+        yield from _samples(path)
 
 
 def captions(out: Path | str, part: tuple[int, int] = (0, 1)) -> Iterator[str]:

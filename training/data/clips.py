@@ -6,7 +6,6 @@ clips in the data set's order. Their order and contents are the same for any num
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from ..names import short_hash
 from ..video import write_video
 from .cutting import Cut, source_to_json
 from .formats import Source, read_sources
@@ -114,7 +114,7 @@ def sources(
 
 
 def _wanted_cuts(plans, report: Report, skip) -> Iterator[tuple[Source, Cut]]:
-    seen: set[bytes] = set()  # 8 bytes of each key's hash: the keys of 90M clips are many GB
+    seen: set[bytes] = set()
     for source, (header, _) in plans:
         if "error" in header:
             report.quarantine(source.name, header["error"])
@@ -122,7 +122,7 @@ def _wanted_cuts(plans, report: Report, skip) -> Iterator[tuple[Source, Cut]]:
             report.drop(source.name, *header["drop"])
         for values in header.get("cuts", ()):
             cut = Cut(**{name: _frozen(value) for name, value in values.items()})
-            mark = hashlib.blake2b(cut.key.encode(), digest_size=8).digest()
+            mark = short_hash(cut.key)
             if mark in seen:
                 report.drop(cut.key, "same clip again", "list variants of a caption as captions")
             elif skip is not None and skip(cut.key, cut.content, source.captions):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from training.caches.commands import encode_clips
 from training.caches.latents import samples
 from training.config import TrainConfig
+from training.data import clips as clip_data
 
 
 @pytest.fixture
@@ -34,15 +36,40 @@ def cached(config: TrainConfig) -> set[str]:
     return {sample["key"] for sample in samples(config.data.folder("set"))}
 
 
-def test_samples_of_deleted_clips_are_told_and_pruned(config: TrainConfig, caplog) -> None:
+def test_samples_of_deleted_clips_are_pruned_on_request(config: TrainConfig, caplog) -> None:
     caplog.set_level(logging.INFO, "training")
     encode_clips(config, workers=1)
     assert cached(config) == {f"set/{name}.png#0" for name in "abc"}
-    assert "--prune" not in caplog.text
     (config.data.sets[0].path / "b.png").unlink()
     encode_clips(config, workers=1)
-    assert "1 samples are of clips that" in caplog.text and "--prune removes them" in caplog.text
-    assert len(cached(config)) == 3
-    encode_clips(config, workers=1, prune=True)
+    assert len(cached(config)) == 3 and "removed" not in caplog.text
+    encode_clips(config, workers=1, part=(0, 2), prune=True)
     assert "1 samples removed" in caplog.text
     assert cached(config) == {"set/a.png#0", "set/c.png#0"}
+
+
+def test_only_pruning_reads_a_set_twice_and_looks_for_its_files(
+    config: TrainConfig, monkeypatch
+) -> None:
+    """Once for each file, however many clips a list cuts from it."""
+    folder = config.data.sets[0].path
+    rows = [{"path": "a.png", "caption": f"{i}", "start": i, "end": i + 1} for i in range(3)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read, looked = [], []
+    sources, exists = clip_data.sources, Path.exists
+
+    def counted(*words, **options):
+        read.append(words)
+        return sources(*words, **options)
+
+    def looked_for(path: Path, **options) -> bool:
+        looked.append(path.name)
+        return exists(path, **options)
+
+    monkeypatch.setattr(clip_data, "sources", counted)
+    monkeypatch.setattr(Path, "exists", looked_for)
+    encode_clips(config, workers=1)
+    assert len(read) == 1 and "a.png" not in looked
+    encode_clips(config, workers=1, prune=True)
+    assert len(read) == 3 and looked.count("a.png") == 1
+    assert len(cached(config)) == 1

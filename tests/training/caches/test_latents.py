@@ -25,6 +25,7 @@ from training.caches.latents import (
     provenance,
     recaption,
     remove,
+    samples,
 )
 from training.caches.shards import CacheWriteError, read_header, shard_paths
 
@@ -169,6 +170,20 @@ def test_writers_change_shards_of_one_another_at_once(tmp_path: Path, vae, clips
         assert {key: texts for key, (_, texts, *_) in found.items()} == {
             clip.key: clip.captions for clip in new
         }
+
+
+def test_a_shard_that_another_writer_drops_has_no_samples(tmp_path: Path, vae, clips) -> None:
+    cache_latents(clips(8), vae, tmp_path, spec=SPEC, shard=2)
+    first, *others, last = shard_paths(tmp_path, "latents")
+    kept = [s["key"] for path in (first, *others[1:]) for s in read_header(path).samples]
+    found = samples(tmp_path)
+    keys = [next(found)["key"]]
+    others[0].unlink()
+    last.unlink()
+    assert [*keys, *(s["key"] for s in found)] == kept
+    first.write_bytes(first.read_bytes()[:100])
+    with pytest.raises(ValueError, match=first.name):
+        list(samples(tmp_path))
 
 
 def test_an_error_in_the_clips_loses_nothing(tmp_path: Path, vae, clips) -> None:
