@@ -10,6 +10,7 @@ is read by `_Reader`, which refuses all but what torch itself writes there.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import pickle
@@ -81,8 +82,8 @@ def states(run: Path) -> list[Path]:
 def save_state(run: Path, step: int, tensors: dict[str, Tensor], info: dict, *, keep: int) -> Path:
     """Write a state under a temporary name, give it its final one, and drop old ones.
 
-    tensors: name to tensor, plain or sharded; every process must call. Raises OSError (disk full)
-    with the older states untouched and nothing left of this one.
+    tensors: name to tensor, plain or sharded; every process must call. Raises OSError (disk full,
+    or whatever else fails) with the older states untouched and nothing left of this one.
     """
     final = run / "states" / f"step-{step:08d}"
     part = final.with_name(final.name + ".part")
@@ -99,9 +100,11 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], info: dict, *, 
     except OSError as error:
         if is_main:
             shutil.rmtree(part, ignore_errors=True)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = "make room (or lower save.keep) and run again" if is_full else "run again"
         raise OSError(
             f"{final}: the state could not be written ({error.strerror or error}). Older states "
-            "are whole: make room (or lower save.keep) and run again"
+            f"are whole: {remedy}"
         ) from error
     _barrier()
     if is_main:
@@ -115,7 +118,7 @@ def save_state(run: Path, step: int, tensors: dict[str, Tensor], info: dict, *, 
 
 
 def read_info(state: Path) -> dict[str, Any]:
-    """The `run.json` of a state. Raises ValueError for a damaged one."""
+    """The `run.json` of a state. Raises ValueError for one that cannot be read."""
     try:
         return json.loads((state / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -125,8 +128,8 @@ def read_info(state: Path) -> dict[str, Any]:
 def load_tensors(state: Path, tensors: dict[str, Tensor]) -> None:
     """Fill tensors (plain or sharded, any number of processes) in place from a state.
 
-    Raises ValueError where the state lacks one of them or has another shape, or where its table
-    is damaged or would run code.
+    Raises ValueError where the state lacks one of them or has another shape, where its table
+    is damaged or would run code, or where it cannot be read now.
     """
     reader = _Reader(state)
     metadata = reader.read_metadata().state_dict_metadata
@@ -147,7 +150,11 @@ def load_tensors(state: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _unreadable(state: Path, error: Exception) -> ValueError:
-    return ValueError(f"{state}: not a readable state ({error}): remove that folder")
+    """A state whose bytes are not those of one is lost. One that the system fails to give (a file
+    server that is away, memory that is full) may be whole: nobody is told to remove it at once."""
+    is_damaged = _number(error) in (None, errno.ENOENT)
+    remedy = "remove that folder" if is_damaged else "try again; if it stays so, remove that folder"
+    return ValueError(f"{state}: not a readable state ({error}): {remedy}")
 
 
 class _Reader(dcp.FileSystemReader):
@@ -244,14 +251,31 @@ def _plainly() -> Iterator[None]:
             errors = [error for error, _ in failed.failures.values()]
             if interrupt := next((e for e in errors if not isinstance(e, Exception)), None):
                 raise interrupt from None
-            raise OSError("; ".join(dict.fromkeys(map(_reason, errors)))) from failed
+            causes = [_cause(error) for error in errors]
+            number = next(filter(None, map(_number, causes)), None)
+            reason = "; ".join(dict.fromkeys(map(_reason, causes)))
+            raise (OSError(number, reason) if number else OSError(reason)) from failed
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The system's error, where torch met it first and then failed of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if _number(cause) is not None:
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def _number(error: BaseException) -> int | None:
+    """The system's number of an error; None where it is not the system's."""
+    if isinstance(error, OSError):
+        return error.errno
+    # torch's allocator on CPUs raises a plain RuntimeError.
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return errno.ENOMEM if is_memory or "can't allocate memory" in str(error) else None
 
 
 def _reason(error: BaseException) -> str:
-    """The system's reason, where torch's writer met it first and then failed of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return (str(error) or type(error).__name__).splitlines()[0]
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or (str(error) or type(error).__name__).splitlines()[0]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
-from training.state import differences, load_tensors, save_state, states
+from training.state import differences, load_tensors, read_info, save_state, states
 
 SHAPES = {"model.a": (2, 3), "model.b": (4,)}
 
@@ -101,10 +103,54 @@ def test_a_full_disk_leaves_the_older_states_and_nothing_of_the_new_one(
     load_tensors(state, empty())
 
 
+def failing(error: Exception) -> Callable:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def test_a_disk_that_is_not_full_is_not_said_to_be(state: Path, monkeypatch) -> None:
+    monkeypatch.setattr(os, "fsync", failing(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(OSError, match=r"\(Input/output error\).*whole: run again$"):
+        save_state(state.parents[1], 4, empty(), {"step": 4}, keep=1)
+    assert states(state.parents[1]) == [state]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ESTALE, "Stale file handle"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+    ids=["file server", "torch's memory", "memory"],
+)
+def test_a_state_that_cannot_be_read_now_need_not_be_removed(
+    state: Path, monkeypatch, error: Exception
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(dcp.FileSystemReader, "read_data", failing(error))
+        with pytest.raises(ValueError, match=r"not a readable state .*: try again; if it stays"):
+            load_tensors(state, empty())
+    load_tensors(state, empty())
+    monkeypatch.setattr(Path, "read_text", failing(error))
+    if isinstance(error, OSError):
+        with pytest.raises(ValueError, match=r"Stale file handle.*: try again; if it stays"):
+            read_info(state)
+
+
+def test_a_state_without_its_parts_is_no_state(state: Path) -> None:
+    for name, read in (("run.json", read_info), (".metadata", lambda s: load_tensors(s, empty()))):
+        (state / name).unlink()
+        with pytest.raises(ValueError, match=rf"{name}.*: remove that folder$"):
+            read(state)
+
+
 def test_tensors_that_are_damaged_are_named(state: Path) -> None:
     for path in state.glob("*.distcp"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"step-00000003: not a readable state .*remove that"):
+    with pytest.raises(ValueError, match=r"step-00000003: not a readable state .*\): remove that"):
         load_tensors(state, empty())
 
 
