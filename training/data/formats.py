@@ -26,7 +26,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -173,24 +173,35 @@ def _suffix(name: str) -> str:
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Folders below the root in order of name, each with its files in order of name.
 
-    Links to folders are followed, once each target; not those into the root or to a folder around
-    it, which lead to what is read anyway.
+    Hidden folders are left out. Links to folders are followed, those into hidden ones too, but
+    nothing is read twice; nor are links to a folder around the root followed.
     """
-    home, followed = os.path.realpath(root), set()
+    home = os.path.realpath(root)
+    tops = {home}  # and what links led to
 
     def leads_on(folder: str) -> bool:
         if not os.path.islink(folder):
-            return True
+            return len(tops) == 1 or os.path.realpath(folder) not in tops
         target = os.path.realpath(folder)
-        if target in followed or _holds(home, target) or _holds(target, home):
+        if _is_below(target, tops) or _holds(target, home):
             return False
-        followed.add(target)
+        tops.add(target)
         return True
 
     for folder, folders, files in os.walk(root, followlinks=True):
         names = sorted(name for name in folders if not name.startswith("."))
         folders[:] = [name for name in names if leads_on(os.path.join(folder, name))]
         yield Path(folder), sorted(files)
+
+
+def _is_below(folder: str, tops: Set[str]) -> bool:
+    """Whether a folder is one of the tops or below one, and not hidden there by a dot."""
+    while folder not in tops:
+        parent, name = os.path.split(folder)
+        if name.startswith(".") or parent == folder:
+            return False
+        folder = parent
+    return True
 
 
 def _holds(folder: str, path: str) -> bool:

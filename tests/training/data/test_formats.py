@@ -102,6 +102,38 @@ def test_links_that_lead_in_circles_are_read_once(tmp_path: Path, read) -> None:
     assert [source.name for source in sources] == ["one/a.mp4", "one/other/b.mp4", "sub/c.mp4"]
 
 
+def test_links_into_hidden_folders_are_followed(tmp_path: Path, read) -> None:
+    root = tmp_path / "root"
+    files = (".store/videos/a.mp4", ".store/videos/deep/b.mp4", ".store/other/c.mp4", "sub/d.mp4")
+    make(root, dict.fromkeys(files, ""))
+    for path, target in (
+        (root / "videos", root / ".store" / "videos"),
+        (root / "deep", root / ".store" / "videos" / "deep"),
+        (root / "visible", root / "sub"),
+        (root / "whole", root / ".store"),
+    ):
+        link(path, target)
+    sources, _ = read(root)
+    names = ["deep/b.mp4", "sub/d.mp4", "videos/a.mp4", "whole/other/c.mp4"]
+    assert [source.name for source in sources] == names
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        ({"one": "x", "two": ""}, ["one/a.mp4", "two/y/b.mp4"]),
+        ({"one": "", "two": "x"}, ["one/x/a.mp4", "one/y/b.mp4"]),
+        ({"in/one": "", "two": "x"}, ["two/a.mp4", "in/one/y/b.mp4"]),
+    ],
+)
+def test_what_two_links_lead_to_is_read_once(tmp_path: Path, read, links, expected) -> None:
+    make(tmp_path / "store", {"x/a.mp4": "", "y/b.mp4": ""})
+    for name, target in links.items():
+        link(tmp_path / "root" / name, tmp_path / "store" / target)
+    sources, _ = read(tmp_path / "root")
+    assert sorted(source.name for source in sources) == sorted(expected)
+
+
 def test_clips_of_frames_and_tars_in_linked_folders_are_read(tmp_path: Path, read) -> None:
     store = make(tmp_path / "store", {"clip/1.png": "", "clip/2.png": ""})
     link(tmp_path / "frames" / "part", store)
