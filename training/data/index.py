@@ -159,7 +159,8 @@ def compile_index(folder: Path | str) -> Path:
 
     Several processes may do so at once; each file appears whole or not at all. Where many ranks
     share a file system, let one of them call this first and the others wait: it saves the work
-    of reading every header many times. Reads no tensors, and no shard when nothing changed.
+    of reading every header many times. Of the tensors only `micro` is read, and no shard when
+    nothing changed.
 
     Raises ValueError where the folder holds no shards, where shards are broken (named), or were
     not made by one encoder for one latent space; OSError where the index cannot be written.
@@ -208,8 +209,8 @@ def write_index(path: Path, names: list[str], sizes: list[int], infos: list[Shar
 def describe_shard(path: Path) -> ShardInfo:
     """What a shard says of itself; its latents are not read, its header is at most 100 MB.
 
-    The table of its samples is left unparsed, and checked where samples are loaded: for 90
-    million clips that is 3 minutes of work, where `training.caches.shards.read_header` takes 17.
+    The table of its samples, most of the work of `training.caches.shards.read_header`, is left
+    unparsed, and checked where samples are loaded.
 
     Raises ValueError with the reason where it is no whole shard of this format.
     """

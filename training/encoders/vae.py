@@ -160,7 +160,7 @@ def open_vae(
         latents: the latent space, a name in `LATENT_SPACES` or a table like its values. Needed
             for a SD/SDXL or SD3/Flux VAE that stands alone: the files are built alike, only the
             scale differs. For TAESD files without a card the default is "custom" with scale 1,
-            shift 0; `training.caches.latents.stats` measures better ones.
+            shift 0.
         device, dtype: where and in what to compute. float32 gives what the host gives on a CPU;
             the host takes bfloat16 on most GPUs.
         frames_at_once: frames per forward pass; bounds the memory.
