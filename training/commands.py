@@ -62,20 +62,24 @@ def part_of(text: str) -> tuple[int, int]:
     return index, count
 
 
-def train(args: Namespace) -> None:
-    """Train, continue, or say what would be done."""
+def train(args: Namespace) -> int:
+    """Train, continue, or say what would be done; 130 after Ctrl-C, as shells have it, so that what
+    a script would do with a whole run is not done. After SIGTERM, which batch systems send at the
+    end of their time, 0."""
     if args.help_config:
         from .config import TrainConfig
         from .doctor import describe
 
         print(describe(TrainConfig))
-        return
+        return 0
     config = _config(args)
     if args.dry_run:
         from .doctor import plan
 
         print(plan(config))
-        return
+        return 0
+    import signal
+
     import torch
 
     from .loop import Trainer
@@ -84,7 +88,9 @@ def train(args: Namespace) -> None:
         torch.set_num_threads(args.threads)
     trainer = Trainer(config, allow_changes=args.allow_changes)
     trainer.start()
-    trainer.run(args.until)
+    with trainer.loader:
+        stopped_by = trainer.run(args.until)
+    return 128 + stopped_by if stopped_by == signal.SIGINT else 0
 
 
 def export(args: Namespace) -> None:

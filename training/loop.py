@@ -80,8 +80,11 @@ class Trainer:
         self.plan.check_world(self.accelerator.num_processes * config.engine.accumulate)
         self.progress = Progress()
 
-    def start(self) -> None:
+    def start(self, *, captions_known: bool = False) -> None:
         """Build the networks and their optimizer: anew, or from the last state of the run.
+
+        captions_known: do not look whether the text cache holds every caption, which takes minutes
+        for millions of clips. Nor is that done for a run that goes on: its data are as they were.
 
         Raises ValueError where that state was made with another config or other data, and where
         the data cannot be trained on: captions without states, tasks that leave no frame.
@@ -97,7 +100,8 @@ class Trainer:
         )
         if info is not None and config.lora:
             self._check_base(found[-1], info, origin)
-        if self.networks.tokenizer is None:
+        is_new = info is None or self.allow_changes
+        if self.networks.tokenizer is None and is_new and not captions_known:
             world = self.accelerator.process_index, self.accelerator.num_processes
             check_captions(config, self.networks.text_cache, world)
         model = self.networks["diffusion_model"]
@@ -145,34 +149,49 @@ class Trainer:
 
     # --- steps -----------------------------------------------------------------------------------
 
-    def run(self, until: int | None = None) -> None:
+    def run(self, until: int | None = None) -> signal.Signals | None:
         """Train to the last step (or `until`), saving and showing progress on the way.
 
         SIGTERM and Ctrl-C end the run after the step it is in, with its state saved; a second
-        Ctrl-C ends it at once (KeyboardInterrupt).
+        Ctrl-C ends it at once (KeyboardInterrupt). Returns the signal that came, to this process
+        or another one of the run, be it after the last step; None where none did.
         """
         last = self.config.steps if until is None else min(until, self.config.steps)
-        saved_at, stop = time.monotonic(), False
+        saved_at, stop = time.monotonic(), None
         with _Stopping() as stopping:
-            while self.progress.step < last and not stop:
+            while self.progress.step < last and stop is None:
                 began = time.perf_counter()
                 losses = self.train_step()
                 self.progress.seconds += time.perf_counter() - began
                 minutes = (time.monotonic() - saved_at) / 60
-                stop, is_due = agree(
-                    [stopping.by is not None, minutes >= self.config.save.minutes], self.device
+                interrupt, terminate, is_due = agree(
+                    [
+                        stopping.by == signal.SIGINT,
+                        stopping.by == signal.SIGTERM,
+                        minutes >= self.config.save.minutes,
+                    ],
+                    self.device,
                 )
+                if interrupt or terminate:
+                    stop = signal.SIGINT if interrupt else signal.SIGTERM
                 step = self.progress.step
                 # Shown before it is saved: a resumed run drops what was shown after its state.
                 self.watch.after_step(losses, last)
-                if is_due or stop or step % self.config.save.steps == 0 or step == last:
+                if is_due or stop is not None or step % self.config.save.steps == 0 or step == last:
                     self.save()
                     self.watch.report()
                     saved_at = time.monotonic()
-        self.watch.finish()
-        if stop:
-            by = stopping.by.name if stopping.by else "a signal to another process"
-            log.warning("stopped by %s at step %d, saved: run again to go on", by, step)
+            self.watch.finish()
+        stop = stopping.by or stop
+        if stop is not None:
+            step, more = self.progress.step, self.progress.step < self.config.steps
+            log.warning(
+                "stopped by %s at step %d, saved%s",
+                stop.name,
+                step,
+                ": run again to go on" if more else ", which was the last",
+            )
+        return stop
 
     def train_step(self) -> dict[str, Tensor]:
         """One optimizer step over the global batch; returns this process's loss and the norm."""
@@ -321,7 +340,7 @@ def _hashes(tensor_hashes: list[str | None]) -> str:
 class _Stopping:
     """Waits for SIGTERM and Ctrl-C, while used as a context (in the main thread).
 
-    by: the signal that came.
+    by: the signal that came; of both SIGINT, after which a further one does not wait.
     """
 
     def __init__(self) -> None:
@@ -336,12 +355,14 @@ class _Stopping:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # it was not set from Python, which cannot set it again
+                signal.signal(number, handler)
 
     def _set(self, number: int, _: object) -> None:
         if number == signal.SIGINT:
-            if self.by is not None:
+            if self.by == signal.SIGINT:
                 raise KeyboardInterrupt
             # Not by the log, which the signal may have come in the middle of.
             os.write(2, b"finishing this step and saving; Ctrl-C again ends without\n")
-        self.by = signal.Signals(number)
+        if self.by != signal.SIGINT:
+            self.by = signal.Signals(number)

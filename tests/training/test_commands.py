@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import av
@@ -18,6 +19,8 @@ from stiv.public import EPSILON, LATENT_SPACES
 from tests.models import random_model
 from tests.training.conftest import refused, run
 from training import commands
+from training.cli import main
+from training.data.loader import Loader
 from training.export import export
 from training.loop import Trainer
 
@@ -92,6 +95,24 @@ def test_a_card_without_sizes_asks_for_them(tasks: list, tmp_path: Path) -> None
     assert "--text-encoder" in refused(
         "sample", *options, "--frames", 4, "--height", 64, "--width", 64
     )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_what_follows_train_in_a_script_does_not_follow_ctrl_c(
+    file: Path, monkeypatch, number: signal.Signals, code: int
+) -> None:
+    """SIGTERM comes from batch systems, and is no failure. The loader's workers end in both."""
+    step, close, closed = Trainer.train_step, Loader.close, []
+
+    def signalled(trainer: Trainer) -> dict:
+        signal.raise_signal(number)
+        return step(trainer)
+
+    monkeypatch.setattr(Trainer, "train_step", signalled)
+    monkeypatch.setattr(Loader, "close", lambda loader: closed.append(close(loader)))
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", str(file)])
+    assert (end.value.code, len(closed)) == (code, 1)
 
 
 def test_a_lora_is_trained_and_exported_for_the_core_loader(tiny, recipe, tmp_path: Path) -> None:

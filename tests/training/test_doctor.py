@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.prepare import ROOT
 from stiv.checkpoint import write_checkpoint
 from stiv.config import MODELS, STIVConfig
 from stiv.model import STIVTransformer
-from training import outlook
-from training.caches.text import TextCache
+from tests.training.machines import CPU, H200, shipped
+from training import loop
+from training.caches.text import TextCache, cache_text
 from training.checks.data import missing_captions
-from training.config import TrainConfig, load_config
+from training.config import TrainConfig
 from training.doctor import Finding, describe, doctor, plan
-from training.estimate import flops, parameters
 from training.loop import Trainer
-from training.outlook import Machine, cost, loads
-
-H200 = Machine("NVIDIA H200", int(141e9), 989e12, processes=8, shards=1)
-CPU = Machine("CPU", int(32e9), None, processes=1, shards=1)
+from training.outlook import Machine
 
 
 def found(config: TrainConfig, *, machine: Machine = CPU, **options) -> dict[str, Finding]:
@@ -196,18 +192,18 @@ def test_memory_and_disk_are_compared_with_what_there_is(tiny, monkeypatch) -> N
 def test_swap_and_offloading_are_for_a_gpu_and_need_the_host_s_memory(monkeypatch) -> None:
     import psutil
 
-    config = recipe("low_memory")
+    config = shipped("low_memory")
     finding = found(config)["host memory"]
     assert finding.level == "warn" and "save nothing" in finding.text
     assert finding.remedy == "set engine.swap_blocks: 0 and engine.offload_activations: false"
     assert found(config, machine=H200)["host memory"].level == "ok"
-    unchecked = recipe("low_memory", "engine.checkpointing=none", "engine.swap_blocks=0")
+    unchecked = shipped("low_memory", "engine.checkpointing=none", "engine.swap_blocks=0")
     finding = found(unchecked, machine=H200)["host memory"]
     assert finding.level == "warn" and finding.remedy.startswith("set engine.checkpointing: full")
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=10**8))
     assert found(config, machine=H200)["host memory"].level == "error"
-    assert "host memory" not in found(recipe("lora"))
+    assert "host memory" not in found(shipped("lora"))
 
 
 def test_missing_packages_come_with_the_command(tiny, monkeypatch) -> None:
@@ -217,91 +213,6 @@ def test_missing_packages_come_with_the_command(tiny, monkeypatch) -> None:
     finding = found(tiny(**{"watch.tensorboard": True}))["packages"]
     assert finding.level == "error" and finding.remedy.endswith("-m pip install tensorboard")
     assert found(tiny())["packages"].level == "ok"
-
-
-# --- the dry run ---------------------------------------------------------------------------------
-
-
-def recipe(name: str, *changes: str) -> TrainConfig:
-    return load_config(ROOT / "training" / "recipes" / f"{name}.yaml", list(changes))
-
-
-def test_plan_tells_stages_work_and_memory(tmp_path) -> None:
-    config = recipe("stiv_512", f"run={tmp_path}/run", f"data.latents={tmp_path}/latents")
-    text = plan(config, machine=H200)
-    model = config.model.build()
-    assert "500,000 steps" in text
-    assert "400,000 steps with 50% of the spatial tokens left out" in text
-    assert f"{parameters(model):,} parameters" in text
-    assert "batches of 1,024, 100.0% of the steps" in text
-    step = 1024 * flops(model, (20, 64, 64), kept=0.5)
-    assert f"{step / 1e15:.2f} PFLOP a step" in text
-    days = 1024 * (4e5 * step / 1024 + 1e5 * flops(model, (20, 64, 64))) / (0.4 * 8 * 989e12)
-    assert f"about {days / 86400:,.1f} days at 40% of its peak" in text
-    assert "samples at once 128, each " in text
-    assert "does not fit: at most" in text
-
-
-def test_plan_counts_what_is_cached(tiny) -> None:
-    text = plan(tiny(), machine=CPU)
-    assert "4x4x4: 12 clips, batches of 4, 70.0% of the steps" in text
-    assert "(stills): 12 clips, batches of 4, 30.0% of the steps" in text
-    assert "so no time is given" in text
-
-
-def test_plan_of_a_run_that_is_under_way_says_what_is_left(tiny) -> None:
-    from training.loop import Trainer
-
-    config = tiny()
-    trainer = Trainer(config)
-    trainer.start()
-    trainer.run(4)
-    text = plan(config, machine=CPU)
-    assert "continues at step 4: 2 to go" in text
-
-
-def test_advice_fits() -> None:
-    """The number of samples that the advice gives fits, and one more does not."""
-    config = recipe("t2v_512")
-    batches = loads(config)
-    estimate = cost(config, H200, batches)
-    fits = int(re.search(r"at most ([\d,]+)", outlook.memory_advice(H200, estimate))[1])
-    for samples, advice in ((fits, False), (fits + 1, True)):
-        one = replace(batches[0], batch=8 * samples)
-        assert bool(outlook.memory_advice(H200, cost(config, H200, (one,)))) == advice
-
-
-def test_plan_tells_the_device_s_memory_from_the_host_s() -> None:
-    no_swap, no_offload = "engine.swap_blocks=0", "engine.offload_activations=false"
-    costs = []
-    for changes in ((no_swap, no_offload), (no_offload,), (no_swap,), ()):
-        config = recipe("low_memory", *changes)
-        costs.append(cost(config, H200, loads(config)))
-        text = plan(config, machine=H200)
-        assert f"{costs[-1].memory / 1e9:,.2f} GB of the" in text
-        line = f"in the host's memory {costs[-1].host / 1e9:,.2f} GB"
-        assert (line in text) == bool(costs[-1].host)
-    none, swap, offload, both = costs
-    assert both.host == swap.host + offload.host and not none.host
-    assert none.memory - swap.memory == pytest.approx(swap.host * 28 / 30, rel=0.01)
-    assert none.memory - offload.memory == pytest.approx(offload.host * 29 / 30, rel=0.01)
-    assert none.memory + both.memory == swap.memory + offload.memory
-
-
-def test_sharing_the_weights_divides_the_state() -> None:
-    config = recipe("t2v_256", "model.size=m")
-    whole, shared = (cost(config, replace(H200, shards=shards), ()).state for shards in (1, 8))
-    assert shared.weights == pytest.approx(whole.weights / 8, rel=1e-6)
-    assert shared.total < whole.total / 6
-
-
-def test_machine_is_as_launched(monkeypatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "16")
-    assert (Machine.here().processes, Machine.here().shards) == (16, 1)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert Machine.here().shards == 16
-    monkeypatch.setenv("PARALLELISM_CONFIG_DP_SHARD_SIZE", "8")
-    assert Machine.here().shards == 8
 
 
 # --- keys ----------------------------------------------------------------------------------------
@@ -344,7 +255,6 @@ def cached(tiny, tmp_path, tiny_vae) -> TrainConfig:
     from safetensors.torch import save_file
 
     from training.caches.latents import cache_latents
-    from training.caches.text import cache_text
     from training.encoders.vae import open_vae
 
     save_file(tiny_vae.export(), tmp_path / "vae.safetensors")
@@ -398,6 +308,19 @@ def test_captions_that_were_not_encoded_are_told_before_the_first_step(cached) -
         Trainer(cached).start()
     cache = TextCache(cached.text.cache)
     assert [missing_captions(cached, cache, (i, 2)) for i in range(2)] == [["clip 3"], []]
+
+
+def test_captions_are_looked_up_once(cached, monkeypatch) -> None:
+    """By the first start, or by the doctor for its step; a run that goes on has the same data."""
+    cache_text(["clip 3"], FakeEncoder(), cached.text.cache, writer="1")
+    looked, check = [], loop.check_captions
+    monkeypatch.setattr(loop, "check_captions", lambda *a: looked.append(a) or check(*a))
+    assert doctor(cached, machine=CPU)[-1].text.startswith("loss") and not looked
+    for calls, options in ((1, {}), (1, {}), (2, {"allow_changes": True})):
+        trainer = Trainer(cached, **options)
+        trainer.start()
+        trainer.run(1)
+        assert len(looked) == calls
 
 
 def test_latents_of_another_vae_are_told(cached, tiny_vae, tmp_path) -> None:

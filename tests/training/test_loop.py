@@ -18,7 +18,7 @@ from training.batches import shift_at
 from training.config import load_config
 from training.encoders.taesd import TinyVAE
 from training.export import export
-from training.loop import Trainer
+from training.loop import Trainer, _Stopping
 from training.sampling import Sampler
 from training.state import states
 from training.vae import VAETraining, save_vae
@@ -161,11 +161,46 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(tiny, monkeypatch) -> None:
         return step()
 
     monkeypatch.setattr(trainer, "train_step", pressed)
-    trainer.run()
+    assert trainer.run() == signal.SIGINT
     assert [path.name for path in states(trainer.config.run)] == ["step-00000002"]
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert trainer.progress.step == 2
+
+
+SIGNALS = {"ctrl-c": signal.SIGINT, "term": signal.SIGTERM}
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [("", None), ("term", "term"), ("term ctrl-c", "ctrl-c"), ("ctrl-c term", "ctrl-c")],
+)
+def test_a_run_tells_the_signal_that_came(tiny, monkeypatch, sent: str, told: str | None) -> None:
+    """Be it after the last step. Only a second Ctrl-C does not wait."""
+    trainer = Trainer(tiny(steps=1))
+    trainer.start()
+    save = trainer.save
+
+    def signalled() -> Path:
+        for name in sent.split():
+            signal.raise_signal(SIGNALS[name])
+        return save()
+
+    monkeypatch.setattr(trainer, "save", signalled)
+    assert trainer.run() == (told and SIGNALS[told])
+    assert states(trainer.config.run)[-1].name == "step-00000001"
+
+
+def test_a_handler_that_python_did_not_set_is_left(monkeypatch) -> None:
+    set_handler, before = signal.signal, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "signal", lambda *words: set_handler(*words) and None)
+    try:
+        with _Stopping() as stopping:
+            signal.raise_signal(signal.SIGTERM)
+        assert stopping.by == signal.SIGTERM
+    finally:
+        set_handler(signal.SIGTERM, before)
+        set_handler(signal.SIGINT, signal.default_int_handler)
 
 
 def test_no_step_is_asked_for(tiny) -> None:

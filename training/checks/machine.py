@@ -184,8 +184,9 @@ def step(config: TrainConfig, machine: Machine) -> Findings:
 
     with tempfile.TemporaryDirectory(prefix="stiv-doctor-") as folder:
         trainer = Trainer(config.model_copy(update={"run": Path(folder) / "run"}))
-        trainer.start()
-        loss = float(trainer.train_step()["loss"])
+        trainer.start(captions_known=True)  # `data.texts` looked for them
+        with trainer.loader:
+            loss = float(trainer.train_step()["loss"])
         trainer.loader.close()
     if not loss < float("inf"):
         yield Finding(

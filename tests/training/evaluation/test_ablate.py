@@ -276,6 +276,23 @@ def test_ctrl_c_ends_all_comparisons(small, tmp_path, monkeypatch) -> None:
     assert end.value.code == 1 and len(begun) == 1
 
 
+def test_ctrl_c_after_the_last_step_of_a_run_counts(small, tmp_path, monkeypatch) -> None:
+    comparison = load_comparison(small)
+    plan = Planner(comparison, tmp_path / "cache")
+    prepare_set(plan.cache, comparison.sets["clips"])
+    one, save = plan.run("plain", 0), Trainer.save
+
+    def pressed(trainer: Trainer) -> Path:
+        if trainer.progress.step == trainer.config.steps:
+            signal.raise_signal(signal.SIGINT)
+        return save(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", pressed)
+        assert not train(one) and one.facts is None
+    assert train(one) and one.facts["steps"] == 2
+
+
 def one_arm(small: Path, steps: int, **train: object) -> Comparison:
     values = load_comparison(small).model_dump(mode="json")
     own = {"steps": steps, "arms": {"wild": {"train": train}}, "expect": []}

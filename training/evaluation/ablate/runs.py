@@ -252,7 +252,7 @@ def prepare_set(cache: Path, found: SetSection) -> Path:
 
 
 def train(run: Run, *, until: int | None = None, network: bool = False) -> bool:
-    """Train a run, or go on with it; True once it is done, False where it was stopped before.
+    """Train a run, or go on with it; True once it is done, False where it was stopped.
 
     A run whose gradients stop being finite is done, too: that is what it came to. So is one whose
     loss ends above that of a network that predicts nothing; both count as diverged. `until`: stop
@@ -269,17 +269,19 @@ def train(run: Run, *, until: int | None = None, network: bool = False) -> bool:
 
 
 def _train(run: Run, until: int | None) -> bool:
-    config, began, ended = run.config, time.process_time(), False
+    config, began, ended, stopped_by = run.config, time.process_time(), False, None
     if config.engine.compile:
         torch.compiler.reset()  # what other runs of this process compiled is of no use to this one
     trainer = Trainer(config)
     trainer.start()
     try:
-        trainer.run(until)
+        with trainer.loader:
+            stopped_by = trainer.run(until)
     except Diverged as error:
         log.warning("%s: %s", run.name, error)
         ended = True
-    if not ended and trainer.progress.step < config.steps:
+    # After the last step, too, a signal is for all that would come next.
+    if stopped_by is not None or (not ended and trainer.progress.step < config.steps):
         return False
     card = export(config, run.checkpoint, vae=BUNDLED) if states(config.run) else None
     loss, worst = _losses(config)

@@ -19,6 +19,10 @@ from .runs import Planner, Run, order, prepare_set, train
 
 log = logging.getLogger(__name__)
 
+_stopped = threading.Event()
+"""Set where a signal ended a job of this process: it is to begin no other, and the pool cannot take
+back those that it has handed out already."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -78,12 +82,20 @@ def jobs_of(planners: Sequence[Planner], only: Sequence[str] | None = None) -> l
 
 
 def carry_out_job(job: Job) -> bool:
-    """Train a run, after those that it starts from, and look at it; False where it was stopped."""
-    for run in order([job.run]):
-        if run.config and run.facts is None and not train(run):
-            return False
-    for planner, arm in job.looks:
-        scored(planner, arm, job.run)
+    """Train a run, after those that it starts from, and look at it; False where it was stopped, or
+    a job of this process was before."""
+    if _stopped.is_set():
+        return False
+    try:
+        for run in order([job.run]):
+            if run.config and run.facts is None and not train(run):
+                _stopped.set()
+                return False
+        for planner, arm in job.looks:
+            scored(planner, arm, job.run)
+    except KeyboardInterrupt:
+        _stopped.set()
+        raise
     return True
 
 
