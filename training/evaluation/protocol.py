@@ -26,6 +26,7 @@ from torch import Tensor
 
 from stiv.frames import TASKS, task_positions
 
+from ..data.clips import Clip
 from ..data.cutting import Drop
 from ..data.formats import Source
 from ..data.media import MediaError
@@ -91,7 +92,8 @@ class Protocol(Section):
 def choose(
     protocol: Protocol, true: Folder, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(true clips, videos to sample), rows of path, caption (and of a video its seed and number).
+    """(true clips, videos to sample): rows of the clip, see `_clip`; of a video also its number,
+    caption and seed.
 
     Every true clip is asked for once before any is a second time; which, and with which caption,
     is drawn by the seed. Raises ValueError for a clip without a caption or class.
@@ -100,23 +102,31 @@ def choose(
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(sources))
     kept = order[: protocol.true_videos or len(order)]
-    rows = [{"path": _path(sources[i], true.path)} for i in sorted(map(int, kept))]
+    rows = [_clip(sources[i], true.path) for i in sorted(map(int, kept))]
     asked = []
     for number in range(protocol.videos):
         if number and number % len(order) == 0:
             order = rng.permutation(len(sources))
         source = sources[int(order[number % len(order)])]
         caption = _caption(protocol, source, rng)
-        path = _path(source, true.path)
-        own = seed_of(seed, number, path)
-        asked.append({"number": number, "path": path, "caption": caption, "seed": own})
+        clip = _clip(source, true.path)
+        own = seed_of(seed, number, clip["path"])
+        asked.append({"number": number, **clip, "caption": caption, "seed": own})
     return rows, asked
 
 
-def _path(source: Source, root: Path) -> str:
+def _clip(source: Source, root: Path) -> dict[str, Any]:
+    """path, and start, end and fps where a list gives them: what `_source` is made from."""
     if source.member is not None:
         raise ValueError(f"{source.name} lies in a tar: unpack it")
-    return source.path.relative_to(root).as_posix()
+    path = source.path.relative_to(root).as_posix()
+    row = {"path": path, "start": source.start, "end": source.end, "fps": source.fps}
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def _source(row: dict[str, Any], root: Path) -> Source:
+    stretch = {key: row[key] for key in ("start", "end", "fps") if key in row}
+    return Source(root / row["path"], (), root, **stretch)
 
 
 def _caption(protocol: Protocol, source: Source, rng: np.random.Generator) -> str:
@@ -178,32 +188,34 @@ def jobs_of(
     positions = task_positions(protocol.task, protocol.frames)
     if not positions:
         return jobs
-    paths = [row["path"] for row in asked]
-    files = given_files(true, paths)
+    sources = [_source(row, true.path) for row in asked]
+    ids = given_ids(true, sources)
     return [
-        replace(job, given=partial(_given, true, pool, path, positions), given_file=files[path])
-        for job, path in zip(jobs, paths, strict=True)
+        replace(job, given=partial(_given, true, pool, source, positions), given_id=ids[source])
+        for job, source in zip(jobs, sources, strict=True)
     ]
 
 
-def given_files(true: Folder, paths: Sequence[str]) -> dict[str, str]:
-    """SHA-256 of the true clips' files. Each is decoded once: hours of sampling later it would be
-    too late to find one that cannot be. Raises ValueError naming those."""
-    paths = list(dict.fromkeys(paths))
+def given_ids(true: Folder, sources: Sequence[Source]) -> dict[Source, str]:
+    """What tells true clips apart: SHA-256 of the file, and the clip's first frame in it.
+
+    Each is decoded for it: after hours of sampling it would be too late to find one that cannot be.
+    Raises ValueError naming those.
+    """
+    sources = list(dict.fromkeys(sources))
     read = Read()
-    clips = first_clips(true, [_source(true, path) for path in paths], read)
-    both = zip(paths, clips, strict=True)
-    files = {path: clip.content for path, clip in both if clip is not None}
-    if lost := [path for path in paths if path not in files]:
+    both = zip(sources, first_clips(true, sources, read), strict=True)
+    ids = {source: _id(clip) for source, clip in both if clip is not None}
+    if lost := [source.name for source in sources if source not in ids]:
         raise ValueError(
-            f"{len(lost)} true clips cannot be given to the model: take {', '.join(lost[:20])} out "
-            f"of {true.captions or true.path}. {'; '.join(read.warnings(true))}"
+            f"{len(lost)} true clips cannot be given to the model: leave {', '.join(lost[:20])} "
+            f"out of --captions or of {true.path}. {'; '.join(read.warnings(true))}"
         )
-    return files
+    return ids
 
 
-def _source(true: Folder, path: str) -> Source:
-    return Source(true.path / path, (), true.path)
+def _id(clip: Clip) -> str:
+    return f"{clip.content}#{clip.key.rpartition('#')[2]}"
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -211,19 +223,18 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _given(
-    true: Folder, pool: Workers, path: str, positions: list[int], sampler: Sampler
+    true: Folder, pool: Workers, source: Source, positions: list[int], sampler: Sampler
 ) -> tuple[Tensor, Tensor]:
     """The true clip's frames at the positions, as latents (C, T, h, w) and which they are (T,)."""
-    pixels = read_clip(true, pool, path)
+    pixels = read_clip(true, pool, source)
     clean, mask = torch.zeros(sampler.shape), torch.zeros(len(pixels), dtype=torch.bool)
     clean[:, positions] = sampler.codec.encode(pixels[positions][None])[0]
     mask[positions] = True
     return clean, mask
 
 
-def read_clip(true: Folder, pool: Workers, path: str) -> np.ndarray:
+def read_clip(true: Folder, pool: Workers, source: Source) -> np.ndarray:
     """One clip, uint8 (T, H, W, 3). Raises ValueError where it cannot be read or is too short."""
-    source = _source(true, path)
     try:
         return first_clip(source, asdict(true.spec(true.size).cutting()), pool).frames
     except (Drop, MediaError) as error:

@@ -44,13 +44,13 @@ class Job:
     seed: int
     given: Given | None = None
     """Its given frames, loaded when it is its turn."""
-    given_file: str = ""
-    """SHA-256 of the file that they are of."""
+    given_id: str = ""
+    """What tells them from others."""
 
     def row(self) -> dict[str, Any]:
         """What tells the video from others, in a line of `RECORD`."""
         row = {"video": self.name, "caption": self.prompt, "seed": self.seed}
-        return {**row, "given": self.given_file} if self.given_file else row
+        return {**row, "given": self.given_id} if self.given_id else row
 
 
 def seed_of(seed: int, *words: object) -> int:
@@ -80,7 +80,7 @@ def render(
     *,
     batch: int = 4,
 ) -> int:
-    """Make the videos that are not there yet, or there for another prompt, seed or given file;
+    """Make the videos that are not there yet, or there for another prompt, seed or given clip;
     returns how many were.
 
     settings: plain JSON that decides the pixels besides a job's own; a folder made with others is

@@ -178,7 +178,7 @@ def test_given_clips_are_read_before_sampling_and_another_makes_its_videos_again
     words = ("eval", "protocol", recipe, "--true", mine, "--captions", listed, "--out", out)
     words += ("--checkpoint", checkpoint, "--cpu", "--precision", "fp32", "--workers", 1)
     line = refused(*words)
-    assert "2 true clips cannot be given to the model: take" in line and "cannot be read" in line
+    assert "2 true clips cannot be given to the model: leave" in line and "cannot be read" in line
     assert "video1.mp4" in line and "video3.mp4" in line and "video2.mp4" not in line
     assert not (out / "made").exists()
     for name in ("video1.mp4", "video3.mp4"):
@@ -197,20 +197,44 @@ def test_given_clips_are_read_before_sampling_and_another_makes_its_videos_again
 def test_given_frames_are_the_true_clips(msrvtt, checkpoint) -> None:
     """Through the VAE alone: all frames given."""
     from training.data.workers import Workers
-    from training.evaluation.protocol import _given, read_clip
+    from training.evaluation.protocol import _given, _source, read_clip
     from training.sampling import Sampler
 
     videos, _ = msrvtt
     true = Folder(videos, size=(32, 32), frames=4, stride=3, extract="middle")
+    source = _source({"path": "video1.mp4"}, videos)
     sampler = Sampler.from_checkpoint(checkpoint, size=(4, 32, 32))
     with Workers(1) as pool:
-        clip = read_clip(true, pool, "video1.mp4")
-        clean, mask = _given(true, pool, "video1.mp4", [0, 2], sampler)
+        clip = read_clip(true, pool, source)
+        clean, mask = _given(true, pool, source, [0, 2], sampler)
         assert mask.tolist() == [True, False, True, False]
         assert np.array_equal(clean[:, [0, 2]], sampler.codec.encode(clip[[0, 2]][None])[0])
         assert not clean[:, [1, 3]].any()
         with pytest.raises(ValueError, match="cannot be given to the model: too short"):
-            read_clip(Folder(videos, size=(32, 32), frames=9, stride=3), pool, "video1.mp4")
+            read_clip(Folder(videos, size=(32, 32), frames=9, stride=3), pool, source)
+
+
+def test_stretches_of_a_list_are_the_true_clips(msrvtt, checkpoint, i3d, tmp_path, capsys) -> None:
+    """Two stretches of one file, as `data export` lists them, of 4 frames each, 8 a second."""
+    videos, _ = msrvtt
+    listed = tmp_path / "list.jsonl"
+    stretches = [(0, 0.5), (0.75, 1.25)]
+    rows = [
+        {"path": "video1.mp4", "start": start, "end": end, "captions": [f"from {start}"]}
+        for start, end in stretches
+    ]
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = write_protocol(tmp_path, task="v2v", stride=1, videos=2, measures={"fvd": {}})
+    words = ("eval", "protocol", recipe, "--true", videos, "--captions", listed)
+    words += ("--checkpoint", checkpoint, "--cpu", "--precision", "fp32", "--workers", 1)
+    run(*words, "--out", tmp_path / "out", "--i3d", i3d, "--resamples", 0)
+    fvd = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert fvd["samples"] == {"made": 2, "true": 2}
+    true = [json.loads(line) for line in (tmp_path / "out" / "true.jsonl").read_text().splitlines()]
+    assert [(row["start"], row["end"]) for row in true] == stretches
+    made = (tmp_path / "out" / "made" / "videos.jsonl").read_text().splitlines()
+    given = {row["caption"]: row["given"].partition("#")[2] for row in map(json.loads, made)}
+    assert given == {"from 0": "0", "from 0.75": "6"}
 
 
 def test_class_to_video_on_ucf101(checkpoint, i3d, tmp_path, capsys) -> None:

@@ -42,7 +42,7 @@ def recorded(folder: Path) -> dict[str, dict]:
 OTHERS = [
     Job("1.mkv", "another", 1),
     Job("1.mkv", "prompt 1", 7),
-    Job("1.mkv", "prompt 1", 1, given_file="5ac3"),
+    Job("1.mkv", "prompt 1", 1, given_id="5ac3"),
 ]
 
 
@@ -56,7 +56,7 @@ def test_a_video_for_something_else_is_made_again(tmp_path, caplog, other) -> No
     assert "1.mkv" in caplog.text
     assert seeds(tmp_path) == {job.name: job.seed for job in jobs}
     row = {"video": "1.mkv", "caption": other.prompt, "seed": other.seed}
-    given = {"given": other.given_file} if other.given_file else {}
+    given = {"given": other.given_id} if other.given_id else {}
     assert recorded(tmp_path)["1.mkv"] == {**row, **given}
     assert (tmp_path / "0.mkv").stat().st_mtime_ns == kept
     assert made(tmp_path, jobs) == 0
