@@ -111,7 +111,7 @@ def test_a_second_node_adds_to_the_frames_of_the_first(loaded: Loaded) -> None:
     ("positions", "frames", "message"),
     [
         ("0-1", 4, "has a frame at position 0 already, from STIV Frame Replacement: remove one"),
-        ("last", 5, "another video (4 frames of 8 × 8 latents, here 5 frames of 8 × 8 latents)"),
+        ("last", 5, "another video (4 frames of 8 × 8 latents with 4 channels, here 5 frames of"),
     ],
 )
 def test_a_second_node_that_does_not_fit(

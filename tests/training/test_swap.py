@@ -300,6 +300,7 @@ def test_a_run_is_the_same_whole_stopped_and_without_swap(lora, tmp_path: Path) 
         assert all(torch.equal(found[name], plain[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_processes_that_swap_give_the_losses_of_one_that_does_not(lora, tmp_path: Path) -> None:
     for name, processes, engine in (("one", 1, {}), ("ddp", 2, SAVING)):
         recipe = lora(name, **engine).model_dump(mode="json", exclude_none=True)
