@@ -187,7 +187,6 @@ def step(config: TrainConfig, machine: Machine) -> Findings:
         trainer.start(captions_known=True)  # `data.texts` looked for them
         with trainer.loader:
             loss = float(trainer.train_step()["loss"])
-        trainer.loader.close()
     if not loss < float("inf"):
         yield Finding(
             "error", "dry step", f"the loss is {loss}",
