@@ -38,6 +38,9 @@ class FrontEnd:
         self.errors: list[str] = []
         page.on("console", self._console)
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
+        # From now on, not only when a test waits for one: a busy browser would take that in too
+        # late, and open a dialog of its own, which nobody answers.
+        page.on("filechooser", lambda chooser: None)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
