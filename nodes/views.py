@@ -225,7 +225,8 @@ def _framed(
         raise ValueError(f"size is {size}, not a multiple of {_STEP}: use {below} or {below + 16}")
     if image.ndim != 4 or image.shape[-1] < 3:
         raise ValueError(
-            f"the image has shape {tuple(image.shape)}: expected (1, height, width, 3 or 4)"
+            f"the image has shape {tuple(image.shape)}: expected (1, height, width, 3 or 4); make "
+            "a grey one a colour picture first"
         )
     if mask is not None:
         mask = mask.reshape(-1, *mask.shape[-2:]).to(image.device)  # some leave out the batch

@@ -68,7 +68,7 @@ def _add_recipe_commands(names) -> None:
         help="shards made by another encoder or from clips cut otherwise",
     )
     cache.add_argument(
-        "--prune", action="store_true", help="latents: drop samples whose clips are gone"
+        "--prune", action="store_true", help="latents, part 0: drop samples whose clips are gone"
     )
     cache.add_argument("--workers", type=int, default=2, help="decoding processes")
     cache.add_argument("--dump", type=Path, help="write what is trained on here, encode nothing")

@@ -34,10 +34,14 @@ def encode_clips(
 ) -> None:
     """Encode every set's clips that its cache lacks.
 
-    prune: drop the samples of clips that the set has no more; without it they stay. A
-    broken file is noted in `quarantine.jsonl` of the set's cache and the others follow. Raises
-    ValueError for a missing VAE or stale shards, before anything is decoded.
+    prune: drop the samples of clips that the set has no more; without it they stay. It is for all
+    of a set, so for part 0. A broken file is noted in `quarantine.jsonl` of the set's cache and the
+    others follow. Raises ValueError for a missing VAE, stale shards or pruning by another part,
+    before anything is decoded; and where no file of a set is left, so that a disk which is not
+    mounted costs no cache.
     """
+    if prune and part[0]:
+        raise ValueError(f"--prune is with --part {part[0]}/{part[1]}: give it to part 0")
     if config.vae is None:
         raise ValueError("vae is not set: name the VAE's .safetensors to encode the clips with")
     vae = open_vae(config.vae, latents=config.vae_space, device=best_device())
@@ -49,7 +53,7 @@ def encode_clips(
         if done.recaptioned:
             said += f", new captions for {done.recaptioned}"
         log.info("%s: %s\n%s", out, said, report.summary())
-        if prune and part[0] == 0:  # once, for all of the set
+        if prune:
             _prune(spec, out)
         if not shard_paths(out, "latents"):
             raise ValueError(f"{spec.path}: no clip could be made of it; the lines above say why")
@@ -93,7 +97,10 @@ def _encode_set(
 
 
 def _prune(spec: DataSpec, out: Path) -> None:
-    """Drop the samples whose file was deleted, or is no entry of the set any more."""
+    """Drop the samples whose file was deleted, or is no entry of the set any more.
+
+    Raises ValueError where all are.
+    """
     prefix = f"{spec.name}/" if spec.name else ""
     exists = lru_cache(Path.exists)  # members of a tar, and cuts of a video, follow each other
     there: set[bytes] = set()
@@ -101,6 +108,11 @@ def _prune(spec: DataSpec, out: Path) -> None:
         mark = short_hash(prefix + source.name)
         if mark not in there and exists(source.path):
             there.add(mark)
+    if not there:
+        raise ValueError(
+            f"{spec.path}: none of the set's files is there, so nothing was removed from {out}: "
+            "mount their disk, or remove that folder yourself"
+        )
     removed = latents.remove(out, lambda s: short_hash(s["key"].rpartition("#")[0]) not in there)
     log.info("%s: %d samples removed, whose clips are gone", out, removed)
 

@@ -48,6 +48,27 @@ def test_samples_of_deleted_clips_are_pruned_on_request(config: TrainConfig, cap
     assert cached(config) == {"set/a.png#0", "set/c.png#0"}
 
 
+def test_a_disk_that_is_not_mounted_costs_no_cache(config: TrainConfig) -> None:
+    folder = config.data.sets[0].path
+    names = [f"{name}.png" for name in "abc"]
+    rows = [{"path": name, "caption": name} for name in names]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    encode_clips(config, workers=1)
+    before = cached(config)
+    assert len(before) == 3
+    for name in names:
+        (folder / name).unlink()
+    with pytest.raises(ValueError, match=r"none of the set's files is there.*mount their disk"):
+        encode_clips(config, workers=1, prune=True)
+    assert cached(config) == before
+
+
+def test_pruning_is_part_0s(config: TrainConfig) -> None:
+    with pytest.raises(ValueError, match="--prune is with --part 1/2: give it to part 0"):
+        encode_clips(config, workers=1, part=(1, 2), prune=True)
+    assert not config.data.folder("set").exists()
+
+
 def test_only_pruning_reads_a_set_twice_and_looks_for_its_files(
     config: TrainConfig, monkeypatch
 ) -> None:
